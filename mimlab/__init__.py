@@ -1,0 +1,29 @@
+"""mimlab: an interactive workbench for masked image modelling. Public names are imported when first used."""
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "Pretrain": "mimlab.config",
+    "Evaluate": "mimlab.config",
+    "Explore": "mimlab.config",
+    "Look": "mimlab.config",
+    "Refused": "mimlab.errors",
+    "Run": "mimlab.run",
+    "pretrain": "mimlab.train",
+    "evaluate": "mimlab.evaluate",
+    "execute": "mimlab.notebook",
+}
+
+__all__ = list(_WHERE)
+
+
+def __getattr__(name):
+    if name in _WHERE:
+        import importlib
+
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'mimlab' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_WHERE])

@@ -1,0 +1,73 @@
+"""The `mimlab` command: thin. Heavy modules are imported by the sub-command that needs them."""
+
+import argparse
+import dataclasses
+import json
+import sys
+
+from mimlab import config
+from mimlab.errors import Refused
+
+
+def parser():
+    top = argparse.ArgumentParser(
+        prog="mimlab", description="Masked image modelling: pre-train, look, evaluate; the same settings in notebooks."
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+    run = commands.add_parser("run", help="execute a notebook with parameters into its run folder")
+    run.add_argument("notebook", help="such as notebooks/03_pretrain.ipynb")
+    run.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    run.add_argument("--output", help="where to put the executed notebook (default: the run folder)")
+    for name, settings, help in (
+        ("pretrain", config.Pretrain, "pre-train an encoder, without a notebook"),
+        ("evaluate", config.Evaluate, "evaluate a run, beside the same encoder from scratch"),
+    ):
+        command = commands.add_parser(name, help=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        for field in dataclasses.fields(settings):
+            default = getattr(settings(), field.name)
+            command.add_argument(
+                f"--{field.name}", default=argparse.SUPPRESS, metavar="", help=f"{field.metadata['help']} (default: {default})".replace("%", "%%")
+            )
+        command.add_argument("--settings", help=argparse.SUPPRESS, default=argparse.SUPPRESS)  # a json file, for child processes
+    return top
+
+
+def read(settings, given):
+    """Settings from flags, or from the json file of a parent process."""
+    if "settings" in given:
+        with open(given.pop("settings")) as handle:
+            given = json.load(handle) | given
+    return settings.read(given)
+
+
+def main(arguments=None):
+    """0 when done, 2 for a refused setting (one line on stderr), 130 when interrupted."""
+    given = vars(parser().parse_args(arguments))
+    command = given.pop("command")
+    try:
+        if command == "run":
+            from mimlab.notebook import execute
+
+            print(execute(given["notebook"], dict(given["parameter"]), output=given["output"]))
+        elif command == "pretrain":
+            from mimlab.train import pretrain
+
+            print(pretrain(read(config.Pretrain, given)).path)
+        else:
+            from mimlab.evaluate import evaluate
+
+            print(json.dumps(evaluate(read(config.Evaluate, given)), indent=1))
+    except Refused as error:
+        print(f"mimlab: {error}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"mimlab: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as error:
+        print(f"mimlab: {error or 'interrupted'}", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

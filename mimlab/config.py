@@ -1,0 +1,402 @@
+"""Frozen flat settings, one dataclass a command; the same names in a notebook cell, on the command line and in json.
+
+`read` coerces by field type and refuses unknown names. `None` means one thing: the method's published
+recipe (`RECIPE` of its file), written out in full by `resolved`.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mimlab.errors import Refused
+from mimlab.find import check_options, closest, find
+
+IMAGENET = 1_281_167  # training images; "equal updates" counts 300 epochs of them (papers' Table 3)
+
+
+def setting(default, help):
+    """A field with its help line; a dict default is copied for each instance."""
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+class Settings:
+    """Reading, checking and writing, shared by the dataclasses below."""
+
+    @classmethod
+    def read(cls, source):
+        """From a dict, or a notebook's `globals()`; every value coerced by its field's type.
+
+        Unknown names are refused. In `globals()` other names are normal, so there only a name that is
+        nearly a field's is.
+        """
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        notebook = "__name__" in source
+        for name, value in source.items():
+            if name in fields or name.startswith("_"):
+                continue
+            scalar = isinstance(value, (str, int, float, bool, type(None)))
+            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.8)
+            if not notebook or (scalar and near):
+                raise Refused(f"no parameter {name!r}{closest(name, fields)}; there are: {', '.join(fields)}")
+        values = {name: coerce(name, source[name], f.type) for name, f in fields.items() if name in source}
+        return cls(**values)
+
+    @classmethod
+    def defaults(cls):
+        return {f.name: getattr(cls(), f.name) for f in dataclasses.fields(cls)}
+
+    @classmethod
+    def cell(cls):
+        """The source of a notebook's parameters cell: `name = value  # help`, one line a field."""
+        helps = {f.name: f.metadata["help"] for f in dataclasses.fields(cls)}
+        return "\n".join(f"{name} = {plain(value)}  # {helps[name]}" for name, value in cls.defaults().items())
+
+    def dict(self):
+        return dataclasses.asdict(self)
+
+    def replace(self, **changes):
+        return dataclasses.replace(self, **changes)
+
+
+def plain(value):
+    """A Python literal in the house style: double quotes."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{plain(name)}: {plain(item)}" for name, item in value.items()) + "}"
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+def coerce(name, value, kind):
+    """`value` as the field type `kind`: text is parsed, 2.5 is no int, None only where the type allows it."""
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value is None or value in ("None", "null", ""):
+        if type(None) in kinds:
+            return None
+        if str in kinds and value == "":
+            return ""
+        raise Refused(f"{name} = {value!r}: needs a value ({kinds[0].__name__})")
+    problems = []
+    for wanted in (k for k in kinds if k is not type(None)):
+        try:
+            return _as(value, wanted)
+        except (ValueError, TypeError):
+            problems.append({"int": "a whole number", "float": "a number", "bool": "True or False", "dict": "a dict such as {}"}.get(wanted.__name__, "text"))
+    raise Refused(f"{name} = {value!r} is not {' or '.join(problems)}")
+
+
+def _as(value, wanted):
+    if wanted is bool:
+        text = str(value).lower()
+        if text not in ("true", "false", "1", "0", "yes", "no"):
+            raise ValueError
+        return text in ("true", "1", "yes")
+    if wanted is dict:
+        import yaml
+
+        value = yaml.safe_load(value) if isinstance(value, str) else value
+        if not isinstance(value, dict):
+            raise ValueError
+        return dict(value)
+    if wanted is str:
+        if not isinstance(value, (str, int, float, Path)):
+            raise ValueError
+        return str(value)
+    if isinstance(value, bool):
+        raise ValueError
+    number = float(value)
+    if wanted is int and number != int(number):
+        raise ValueError
+    return int(number) if wanted is int else number
+
+
+def within(name, value, low, high, note=""):
+    if not low <= value <= high:
+        raise Refused(f"{name} = {value} must lie between {low} and {high}{note}")
+
+
+@dataclass(frozen=True)
+class Pretrain(Settings):
+    """One pre-training run. Defaults are sized for a CPU and the embedded images; None is the paper's."""
+
+    method: str = setting("splitmask", "a file in mimlab/methods: beit, mae, splitmask")
+    recipe: str = setting("paper", "a published table of that file: paper; splitmask also has small (75 % random, strong augmentation)")
+    encoder: str = setting("vit", "vit (size it with encoder_args), vit_tiny, vit_small, vit_base, beit_base, or a timm name")
+    encoder_args: dict = setting({"dim": 96, "depth": 4, "heads": 3}, "dim, depth, heads, positions, ...")
+    data: str = setting("fashion_mnist", "a file in mimlab/data: emoji, fashion_mnist, folder, hub")
+    data_args: dict = setting({}, 'options of the data, such as {"path": "photos"}')
+    fraction: float = setting(1.0, "share of the training images, class-balanced; 1 % lies inside 10 %")
+    image_size: int = setting(28, "pixels, the side of the square that the encoder sees")
+    cache_size: int | None = setting(None, "pixels of the cached images that crops are cut from; None: 8/7 of image_size, from 96 on")
+    patch_size: int = setting(4, "pixels; must divide image_size")
+    mask: str | None = setting(None, "a file in mimlab/masks, or your own module; None: the paper's, here and below")
+    mask_ratio: float | None = setting(None, "share of patches hidden, above 0 and below 1")
+    mask_args: dict | None = setting(None, "options of the strategy")
+    tokenizer: str | None = setting(None, "a file in mimlab/tokenizers, or none")
+    tokenizer_args: dict | None = setting(None, "options of the tokenizer")
+    vocab: int = setting(512, "size of the tokenizer's vocabulary; the paper has 8192")
+    method_args: dict | None = setting(None, "options of the method, such as {\"match\": False}")
+    augment: dict | None = setting(None, "scale, flip, jitter, grey, blur, solarize; merged over the paper's")
+    epochs: int | None = setting(20, "passes over the images; None: the paper's")
+    updates: str | None = setting(None, "instead of epochs: a number of steps, or imagenet300 (as many images as 300 ImageNet epochs)")
+    batch_size: int = setting(64, "images a step, over all processes and accumulated parts")
+    accumulate: int = setting(1, "parts a step is cut into; refused where the loss looks across the batch")
+    lr: float | None = setting(None, "peak learning rate for 256 images a step; scaled by batch_size / 256")
+    min_lr: float | None = setting(None, "last learning rate, likewise")
+    schedule: str | None = setting(None, "fraction (MAE's) or table (BEiT's, DINO's): how the warm-up ends")
+    warmup_epochs: float | None = setting(None, "None: the paper's share of training")
+    weight_decay: float | None = setting(None, "of AdamW; never on biases and norms")
+    no_decay: str | None = setting(None, "further parameter names that are never decayed, comma-separated")
+    beta2: float | None = setting(None, "of AdamW; 0.95 in MAE, 0.999 in BEiT")
+    clip: float | None = setting(None, "largest gradient norm; 0: no clipping")
+    drop_path: float | None = setting(None, "stochastic depth in the encoder")
+    precision: str = setting("no", "no, bf16 or fp16; bf16 is slower than no on most CPUs, fp16 needs a GPU")
+    device: str = setting("auto", "auto, cpu, cuda or mps")
+    processes: int = setting(1, "processes on this machine, one per GPU; batch_size is shared among them")
+    workers: int = setting(0, "loader processes; with few cores 0 is fastest")
+    seed: int = setting(0, "of everything that is drawn")
+    knn_every: int = setting(5, "epochs between k-NN probes, where the data has labels; 0: never")
+    checkpoint_every: int = setting(5, "epochs between checkpoints; 0: only at the end and when interrupted")
+    log_every: int = setting(10, "steps between lines of metrics.jsonl")
+    out: str = setting("runs", "where run folders are made")
+    run: str | None = setting(None, "name of the run folder; None: method-encoder-data-seed-hash")
+
+    # What may differ when a run goes on.
+    FREE = ("out", "run", "workers", "log_every", "checkpoint_every", "device", "processes")
+
+    def resolved(self):
+        """Every None replaced by the recipe, every name and combination checked; reads no data."""
+        method = find("methods", self.method)
+        if self.recipe not in method.RECIPE:
+            raise Refused(f"recipe = {self.recipe!r}: {self.method} has {', '.join(method.RECIPE)}")
+        paper = method.RECIPE[self.recipe]
+        filled = {name: paper[name] for name, value in self.dict().items() if value is None and name in paper}
+        if self.mask is not None and self.mask != paper["mask"] and self.mask_args is None:
+            filled["mask_args"] = {}  # the paper's options belong to the paper's strategy
+        if self.tokenizer is not None and self.tokenizer != paper["tokenizer"] and self.tokenizer_args is None:
+            filled["tokenizer_args"] = {}
+        filled["method_args"] = paper["method_args"] | (self.method_args or {})
+        filled["augment"] = paper["augment"] | (self.augment or {})
+        defaults = paper["encoder_args"] if self.encoder.startswith("vit") else {}
+        filled["encoder_args"] = defaults | self.encoder_args
+        cfg = self.replace(**filled)
+        if cfg.warmup_epochs is None:
+            cfg = cfg.replace(warmup_epochs=round(paper["warmup_epochs"] / paper["epochs"] * cfg.epochs, 6))
+        if cfg.cache_size is None:
+            cfg = cfg.replace(cache_size=cfg.image_size * 8 // 7 if cfg.image_size >= 96 else cfg.image_size)
+        cfg = cfg.replace(updates=cfg.updates or "epochs")
+        cfg.check()
+        return cfg
+
+    def check(self):
+        """Refuse what cannot work, before any data is read."""
+        import torch
+
+        from mimlab import masks
+        from mimlab.data.augment import Augment
+
+        for name, low, high in (
+            ("fraction", 1e-9, 1), ("image_size", 2, 4096), ("cache_size", self.image_size, 8192), ("batch_size", 1, 1_000_000), ("accumulate", 1, 10_000),
+            ("epochs", 1, 1_000_000), ("vocab", 2, 1_000_000), ("lr", 0, 100), ("min_lr", 0, 100), ("weight_decay", 0, 10),
+            ("beta2", 0.5, 0.99999), ("clip", 0, 1e6), ("drop_path", 0, 0.9), ("processes", 1, 1024), ("workers", 0, 256),
+            ("knn_every", 0, 1_000_000), ("checkpoint_every", 0, 1_000_000), ("log_every", 1, 1_000_000),
+        ):  # fmt: skip
+            within(name, getattr(self, name), low, high)
+        within("warmup_epochs", self.warmup_epochs, 0, self.epochs, " (epochs)")
+        if self.schedule not in ("fraction", "table"):
+            raise Refused(f"schedule = {self.schedule!r}; there are: fraction, table")
+        if self.updates not in ("epochs", "imagenet300") and not (self.updates.isdigit() and int(self.updates) > 0):
+            raise Refused(f"updates = {self.updates!r}: a number of steps, imagenet300, or None")
+        parts = self.processes * self.accumulate
+        if self.batch_size % parts:
+            raise Refused(
+                f"batch_size = {self.batch_size} cannot be shared by {self.processes} processes in {self.accumulate} parts; "
+                f"use a multiple of {parts}"
+            )
+        check_device(self.device, self.precision, self.processes)
+        find("data", self.data)
+        check_options("data_args", self.data_args, find("data", self.data).load)
+        check_options("augment", self.augment, Augment)
+        if self.tokenizer != "none":
+            check_options("tokenizer_args", self.tokenizer_args, find("tokenizers", self.tokenizer).Tokenizer)
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            model = self.build()
+        n = model.encoder.grid[0] * model.encoder.grid[1]
+        masks.count(n, self.mask_ratio)
+        masks.sample(self.mask, 1, model.encoder.grid, self.mask_ratio, torch.Generator().manual_seed(0), **self.mask_args)
+        if self.accumulate > 1 and model.couples_images:
+            raise Refused(
+                f"accumulate = {self.accumulate}: {self.method}'s loss compares the images of a step with each other, so parts "
+                "would have fewer negatives than the whole; use accumulate = 1 with a smaller batch_size, or more processes"
+            )
+
+    def build(self, tokenizer=None):
+        """The method with fresh weights; without a fitted `tokenizer`, with an empty one of the right size."""
+        from mimlab import encoders, methods
+
+        options = self.encoder_args | {"drop_path": self.drop_path}
+        encoder = encoders.create(self.encoder, self.image_size, self.patch_size, **options)
+        if tokenizer is None and self.tokenizer != "none":
+            kind = find("tokenizers", self.tokenizer).Tokenizer
+            tokenizer = kind(self.vocab, self.token_patch, **self.tokenizer_args)
+        module = find("methods", self.method)
+        cls = next(
+            value
+            for value in vars(module).values()
+            if isinstance(value, type) and issubclass(value, methods.Method) and value.__module__ == module.__name__
+        )
+        check_options("method_args", self.method_args, cls.__init__)
+        return cls(encoder, tokenizer, **self.method_args)
+
+    @property
+    def token_patch(self):
+        """Pixels of a patch as the tokenizer sees it: 8 as in the paper (section 3.3), or the whole small patch."""
+        return min(8, self.patch_size)
+
+    def steps(self, images):
+        """Optimiser steps of the run, and of one epoch, for a training set of `images`."""
+        each = images // self.batch_size
+        if each == 0:
+            raise Refused(f"batch_size = {self.batch_size}: the training set has only {images} images")
+        if self.updates == "epochs":
+            return self.epochs * each, each
+        if self.updates == "imagenet300":
+            return round(300 * IMAGENET / self.batch_size), each
+        return int(self.updates), each
+
+    @property
+    def fingerprint(self):
+        """Six hex digits of everything that the result depends on."""
+        kept = {name: value for name, value in self.dict().items() if name not in self.FREE}
+        return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=3).hexdigest()
+
+    def folder(self):
+        """Where the run lives: `out` / method-encoder-data-seed-hash, or `out` / `run`."""
+        cfg = self.resolved()
+        if cfg.run:
+            return Path(cfg.out) / cfg.run
+        share = "" if cfg.fraction == 1 else f"_{cfg.fraction:g}"
+        name = f"{cfg.method}-{cfg.encoder}-{cfg.data}{share}-s{cfg.seed}-{cfg.fingerprint}"
+        return Path(cfg.out) / name.replace("/", "_")
+
+
+def check_device(device, precision, processes=1):
+    import torch
+
+    if device not in ("auto", "cpu", "cuda", "mps"):
+        raise Refused(f"device = {device!r}; there are: auto, cpu, cuda, mps")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Refused("device = 'cuda': this machine has no usable NVIDIA GPU; use device = 'cpu' or 'auto'")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise Refused("device = 'mps': this machine has no usable Apple GPU; use device = 'cpu' or 'auto'")
+    if precision not in ("no", "bf16", "fp16"):
+        raise Refused(f"precision = {precision!r}; there are: no, bf16, fp16")
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    if precision == "fp16" and not gpus:
+        raise Refused("precision = 'fp16' needs a GPU; use no (or bf16, which most CPUs run slower)")
+    if gpus and processes > gpus:
+        raise Refused(f"processes = {processes}: there are {gpus} GPUs; use at most {gpus}, or device = 'cpu'")
+
+
+EVALUATIONS = ("knn", "finetune")
+
+
+@dataclass(frozen=True)
+class Evaluate(Settings):
+    """One evaluation of a run's encoder, beside the same encoder with random weights."""
+
+    run: str = setting("newest", "a run folder; newest: the newest finished one in `out`")
+    evaluation: str = setting("finetune", "a file in mimlab/evals: finetune, knn")
+    evaluation_args: dict = setting({}, "its options, such as {\"epochs\": 20}")
+    baseline: bool = setting(True, "also the same encoder from scratch, with the same labels, epochs and seeds")
+    fraction: float = setting(1.0, "share of the labelled training images, class-balanced")
+    seeds: int = setting(2, "repetitions, each with another seed")
+    device: str = setting("auto", "auto, cpu, cuda or mps")
+    out: str = setting("runs", "where `newest` looks")
+
+    def resolved(self):
+        """The run's folder in place of `newest`, every name checked."""
+        from mimlab.run import Run
+
+        within("seeds", self.seeds, 1, 1000)
+        within("fraction", self.fraction, 1e-9, 1)
+        check_device(self.device, "no")
+        module = find("evals", self.evaluation)
+        check_options("evaluation_args", self.evaluation_args, module.evaluate, reserved=("seed", "device"))
+        return self.replace(run=str(Run.find(self.run, self.out).path))
+
+    def folder(self):
+        return Path(self.resolved().run)
+
+
+@dataclass(frozen=True)
+class Look(Settings):
+    """What a run fills in, for any mask."""
+
+    run: str = setting("newest", "a run folder; newest: the newest finished one in `out`")
+    mask: str | None = setting(None, "a file in mimlab/masks; None: the run's own, here and below")
+    mask_ratio: float | None = setting(None, "share of patches hidden")
+    mask_args: dict | None = setting(None, "options of the strategy")
+    split: str = setting("test", "which images: train or test")
+    images: int = setting(6, "how many")
+    seed: int = setting(0, "of images and masks")
+    out: str = setting("runs", "where `newest` looks")
+
+    def resolved(self):
+        from mimlab import masks
+        from mimlab.run import Run
+
+        import torch
+
+        within("images", self.images, 1, 64)
+        run = Run.find(self.run, self.out)
+        cfg = run.settings
+        own = self.mask is None or self.mask == cfg.mask
+        filled = {"run": str(run.path), "mask": self.mask or cfg.mask, "mask_ratio": self.mask_ratio or cfg.mask_ratio}
+        filled["mask_args"] = self.mask_args if self.mask_args is not None else (cfg.mask_args if own else {})
+        look = self.replace(**filled)
+        grid = (cfg.image_size // cfg.patch_size,) * 2
+        masks.sample(look.mask, 1, grid, look.mask_ratio, torch.Generator().manual_seed(0), **look.mask_args)
+        return look
+
+    def folder(self):
+        return Path(self.resolved().run)
+
+
+@dataclass(frozen=True)
+class Explore(Settings):
+    """Masking strategies side by side on the same images."""
+
+    data: str = setting("emoji", "a file in mimlab/data: emoji, fashion_mnist, folder, hub")
+    data_args: dict = setting({}, 'options of the data, such as {"path": "photos"}')
+    image_size: int = setting(64, "pixels")
+    patch_size: int = setting(4, "pixels; must divide image_size")
+    mask: str = setting("blockwise", "the strategy looked at closely: a file in mimlab/masks, or your own module")
+    mask_ratio: float = setting(0.5, "share of patches hidden, above 0 and below 1")
+    mask_args: dict = setting({}, "options of that strategy")
+    images: int = setting(5, "how many images")
+    samples: int = setting(1000, "masks drawn for the statistics")
+    seed: int = setting(0, "of images and masks")
+    out: str = setting("runs", "the executed notebook goes into `out`/masks")
+
+    def resolved(self):
+        import torch
+
+        from mimlab import masks
+
+        within("images", self.images, 1, 64)
+        within("samples", self.samples, 2, 1_000_000)
+        if self.image_size % self.patch_size:
+            raise Refused(f"patch_size = {self.patch_size} does not divide image_size = {self.image_size}")
+        check_options("data_args", self.data_args, find("data", self.data).load)
+        grid = (self.image_size // self.patch_size,) * 2
+        masks.sample(self.mask, 1, grid, self.mask_ratio, torch.Generator().manual_seed(0), **self.mask_args)
+        return self
+
+    def folder(self):
+        return Path(self.resolved().out) / "masks"

@@ -1,0 +1,207 @@
+"""Images by name: `open("fashion_mnist", size=32)` decodes a set once and reads it from a memory map ever
+after.
+
+A source is one file in this folder, or your own module by dotted name, with two functions whose options
+are keyword-only: `load(split, **options)`, a Hugging Face `datasets.Dataset` with the columns `image` and
+perhaps `label` (ClassLabel), and `fingerprint(split, **options)`, a text that changes when the images do
+and is cheap to make: it is asked for at every opening, `load` only when the cache has to be built.
+"""
+
+import inspect
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mimlab import find
+from mimlab.errors import Refused
+
+TOOLS = ("augment", "cache")  # files of this folder that are no source
+SETTINGS = {"background": "white", "unreadable": "error"}  # options that every source takes
+
+
+def home():
+    """The cache folder: $MIMLAB_HOME, or ~/.cache/mimlab; read at every call."""
+    return Path(os.environ.get("MIMLAB_HOME") or Path.home() / ".cache" / "mimlab").expanduser()
+
+
+def sources():
+    """Names of the sources that come with mimlab, sorted."""
+    return [name for name in find.names("data") if name not in TOOLS]
+
+
+def source(name):
+    """The module of the source called `name`; `Refused` where there is none."""
+    if isinstance(name, str) and "." not in name and name not in sources():
+        raise Refused(
+            f"no data called {name!r}{find.closest(name, sources())}; there are: {', '.join(sources())}"
+        )
+    return find.find("data", name)
+
+
+def options(name):
+    """Options of a source, name -> default (`inspect.Parameter.empty` where one must be given)."""
+    return {**find.options(source(name).load), **SETTINGS}
+
+
+def check(name, given, field="data_args"):
+    """Refuse an unknown, missing or impossible option before anything is read; `given` is a dict."""
+    known = options(name)
+    if not isinstance(given, dict):
+        raise Refused(f"{field} = {given!r} is not a dict of options, such as {{}}")
+    for option in given:
+        if option not in known:
+            raise Refused(
+                f"{field}: {name} has no option {option!r}{find.closest(option, known)}; "
+                f"there are: {', '.join(known)}"
+            )
+    for option, default in known.items():
+        if default is inspect.Parameter.empty and option not in given:
+            raise Refused(f"{field}: {name} needs the option {option!r}")
+    if given.get("unreadable", "error") not in ("error", "skip"):
+        raise Refused(f"{field}: unreadable = {given['unreadable']!r} should be 'error' or 'skip'")
+
+
+def open(name, split="train", *, size, fraction=1.0, seed=0, **given):
+    """A split of a data set as square images of `size` pixels, from the cache, which is built where missing.
+
+    name: a file of this folder, or a dotted module; split: "train", "test" or what else the source has.
+    fraction, seed: keep a share of every class (see `subset`). given: the source's options, and for every
+    source `background` (a colour behind transparent pixels) and `unreadable` ("error", or "skip" and list).
+    """
+    from mimlab.data import cache
+
+    check(name, given)
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise Refused(f"size = {size!r} should be a whole number of pixels, 1 or more")
+    _check_fraction(fraction)
+    settings = {**SETTINGS, **given}
+    background, unreadable = (settings.pop(key) for key in SETTINGS)
+    background = cache.colour(background)
+    module = source(name)
+    key = cache.digest(
+        cache.VERSION,
+        module.__name__,
+        split,
+        settings,
+        size,
+        background,
+        unreadable,
+        module.fingerprint(split, **settings),
+    )
+    stored = cache.stored(key)
+    if stored is None:
+        stored = cache.build(
+            key,
+            lambda: module.load(split, **settings),
+            size=size,
+            background=background,
+            unreadable=unreadable,
+        )
+    labels = stored.labels
+    rows = np.arange(len(stored.pixels))
+    if fraction < 1:
+        rows = subset(len(rows) if labels is None else labels, fraction, seed)
+        key = cache.digest(key, rows.tobytes())
+    return Images(name, split, size, stored, rows, key)
+
+
+class Images:
+    """A split in memory-mapped form: `get(rows)` copies the rows asked for, nothing else is read.
+
+    name, split, size: as opened. classes: list of names, or None. labels: int64 (N,), or None.
+    rows: int64 (N,), places of this subset in the cache. skipped: names of unreadable files left out.
+    fingerprint: hex text of content, size and subset.
+    """
+
+    def __init__(self, name, split, size, stored, rows, fingerprint):
+        self.name, self.split, self.size = name, split, size
+        self.classes, self.skipped = stored.classes, stored.skipped
+        self.labels = None if stored.labels is None else stored.labels[rows]
+        self.rows, self.fingerprint = rows, fingerprint
+        self._pixels = stored.pixels
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __repr__(self):
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        return f"Images({self.name!r}, {self.split!r}, {len(self):,} of {self.size} px{classes})"
+
+    def get(self, rows):
+        """Images by place in this subset: uint8 (B, 3, size, size), contiguous; IndexError outside [0, N)."""
+        rows = np.atleast_1d(np.asarray(rows, dtype=np.int64))  # (B,)
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
+            raise IndexError(f"rows {rows.min()}..{rows.max()} of {len(self)} images")
+        return torch.from_numpy(self._pixels[self.rows[rows]])
+
+    def batches(self, batch):
+        """All images in order: uint8 (B, 3, size, size), and int64 labels (B,) or None; the last may be short."""
+        for start in range(0, len(self), batch):
+            rows = np.arange(start, min(start + batch, len(self)))
+            labels = None if self.labels is None else torch.from_numpy(self.labels[rows])
+            yield self.get(rows), labels
+
+    def require_labels(self):
+        """The labels, int64 (N,); `Refused` where the data has none."""
+        if self.labels is None:
+            raise Refused(
+                f"data = {self.name!r} ({self.split}) has no labels, which this needs; use labelled data"
+            )
+        return self.labels
+
+
+def subset(labels_or_n, fraction, seed):
+    """Sorted rows of a share of the data: int64 (M,), the same share of every class and at least one image of
+    each.
+
+    labels_or_n: int labels (N,), or N where there are none. Nested: for one seed a smaller fraction is inside
+    any larger one. The order comes from a hash of (seed, row), so that no library's random stream can change
+    it.
+    """
+    _check_fraction(fraction)
+    n = int(labels_or_n) if np.ndim(labels_or_n) == 0 else len(labels_or_n)
+    labels = np.zeros(n, np.int64) if np.ndim(labels_or_n) == 0 else np.asarray(labels_or_n)
+    return _first(_scramble(np.arange(n), seed), labels, fraction, at_least=1)
+
+
+def holdout(names, labels, share):
+    """Which rows a set without a test split holds out: bool (N,), `share` of every class, chosen by hash of
+    the name.
+
+    names: texts, one a row, which must not depend on the machine. labels: ints (N,), or None.
+    """
+    from hashlib import blake2b
+
+    order = np.array([int.from_bytes(blake2b(n.encode(), digest_size=8).digest()) for n in names], np.uint64)
+    labels = np.zeros(len(names), np.int64) if labels is None else np.asarray(labels)
+    held = np.zeros(len(names), bool)
+    held[_first(order, labels, share, at_least=0)] = True
+    return held
+
+
+def _first(order, labels, fraction, at_least):
+    """Sorted rows with the smallest `order` in each class, round(fraction * class size) of them."""
+    kept = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        count = max(at_least, int(fraction * len(rows) + 0.5))
+        kept.append(rows[np.argsort(order[rows], kind="stable")[:count]])
+    return np.sort(np.concatenate(kept)) if kept else np.zeros(0, np.int64)
+
+
+def _scramble(rows, seed):
+    """A 64-bit hash of (seed, row), uint64 (N,): the finaliser of splitmix64 (Steele et al., 2014), twice."""
+    x = rows.astype(np.uint64)
+    for salt in (np.uint64(int(seed) % 2**64), np.uint64(0x9E3779B97F4A7C15)):
+        x = x + salt * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x9E3779B97F4A7C15)  # wraps, as it should
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x = x ^ (x >> np.uint64(31))
+    return x
+
+
+def _check_fraction(fraction):
+    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
+        raise Refused(f"fraction = {fraction!r} should be above 0 and at most 1 (0.1 keeps 10 %)")

@@ -1,0 +1,286 @@
+"""Augmentation of whole batches as tensors: uint8 (B, 3, S, S) in, float (B, 3, size, size) in [0, 1] out.
+
+All chance is drawn first, for the whole batch and from one CPU generator, always in the same amount and
+order; so a process that holds rows a:b of a global batch draws for all of it and applies its slice, and the
+result is the same bit for bit as on one process. Operations follow torchvision's definitions.
+
+Differs from torchvision: colour operations come in one fixed order (brightness, contrast, saturation, hue)
+instead of a random one for each image. Differs from DINO's code: the blur is a true Gaussian, where PIL's is
+a chain of box blurs.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from mimlab.errors import Refused
+
+# DINO's strengths (Caron et al., 2021, code), blur and solarisation as on average over its two global views
+STRONG = {
+    "scale": (0.4, 1.0),
+    "flip": 0.5,
+    "jitter": (0.4, 0.4, 0.2, 0.1),
+    "jitter_p": 0.8,
+    "grey": 0.2,
+    "blur": 0.55,
+    "solarize": 0.1,
+}
+
+TRIES = 10  # random sizes tried for a crop, then the centre; torchvision's number
+SIGMA = (0.1, 2.0)  # of the blur, in pixels of a 224-pixel image
+DENSE = 48  # up to this side one batched product beats a loop over images on a CPU
+GREY = (0.2989, 0.587, 0.114)  # torchvision's
+
+
+class Augment:
+    """Random crop, flip, colour jitter, grey, blur and solarisation, in this order.
+
+    size: side of the result in pixels. scale, ratio: area (share of the image) and aspect of the crop;
+    scale=None: no crop. flip, jitter_p, grey, blur, solarize: probabilities. jitter: strengths of brightness,
+    contrast, saturation and hue, or one number s for (s, s, s / 2, s / 4), DINO's proportions; 0: none. The
+    blur's radius is U(0.1, 2) * size / 224.
+    """
+
+    def __init__(
+        self,
+        size,
+        *,
+        scale=(0.2, 1.0),
+        ratio=(3 / 4, 4 / 3),
+        flip=0.5,
+        jitter=0.0,
+        jitter_p=0.8,
+        grey=0.0,
+        blur=0.0,
+        solarize=0.0,
+    ):
+        _check_size(size)
+        if scale is not None:
+            _check_range("scale", scale, top=1.0)
+            _check_range("ratio", ratio, top=math.inf)
+        for name, p in dict(flip=flip, jitter_p=jitter_p, grey=grey, blur=blur, solarize=solarize).items():
+            if not isinstance(p, (int, float)) or not 0 <= p <= 1:
+                raise Refused(f"{name} = {p!r} is a probability, from 0 to 1")
+        strengths = (
+            (jitter, jitter, jitter / 2, jitter / 4) if isinstance(jitter, (int, float)) else tuple(jitter)
+        )
+        if len(strengths) != 4 or min(strengths) < 0 or strengths[3] > 0.5:
+            raise Refused(
+                f"jitter = {jitter!r} should be a number or (brightness, contrast, saturation, hue), hue at most 0.5"
+            )
+        self.size, self.scale, self.ratio, self.flip = size, scale, ratio, flip
+        self.jitter, self.jitter_p = strengths, jitter_p
+        self.grey, self.blur, self.solarize = grey, blur, solarize
+
+    def __call__(self, images, generator):
+        return self.apply(images, self.draw(len(images), generator))
+
+    def draw(self, batch, generator):
+        """Uniform numbers in [0, 1) for `batch` images, on the CPU: dict of float64 tensors (batch, ...)."""
+
+        def uniform(*shape):
+            return torch.rand(batch, *shape, generator=generator, dtype=torch.float64)
+
+        return {
+            "crop": uniform(TRIES, 2),  # area, aspect
+            "place": uniform(2),  # top, left
+            "flip": uniform(),
+            "jitter": uniform(),
+            "strength": uniform(4),
+            "grey": uniform(),
+            "blur": uniform(),
+            "sigma": uniform(),
+            "solarize": uniform(),
+        }
+
+    def apply(self, images, draws):
+        """uint8 images (B, 3, H, W) and their rows of `draw` -> float (B, 3, size, size) in [0, 1]."""
+        height, width = images.shape[2:]
+        boxes = self.boxes(draws, height, width)
+        flipped = draws["flip"] < self.flip
+        x = resized_crops(images, boxes, flipped, self.size)
+        if any(self.jitter):
+            x = _on(x, draws["jitter"] < self.jitter_p, self._jittered, draws["strength"])
+        if self.grey:
+            x = _on(x, draws["grey"] < self.grey, lambda y: luma(y).expand_as(y))
+        if self.blur:
+            x = _on(x, draws["blur"] < self.blur, self._blurred, draws["sigma"])
+        if self.solarize:
+            x = _on(x, draws["solarize"] < self.solarize, lambda y: torch.where(y >= 0.5, 1 - y, y))
+        return x
+
+    def boxes(self, draws, height, width):
+        """Crops by torchvision's rule, int64 (B, 4): top, left, height, width; the whole where scale is None."""
+        batch = len(draws["flip"])
+        if self.scale is None:
+            return torch.tensor([[0, 0, height, width]]).expand(batch, 4)
+        area = height * width * _between(draws["crop"][..., 0], *self.scale)  # (B, TRIES)
+        aspect = _between(draws["crop"][..., 1], math.log(self.ratio[0]), math.log(self.ratio[1])).exp()
+        w, h = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+        fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+        first = fits.int().argmax(dim=1, keepdim=True)  # (B, 1): the first try that fits
+        w, h = w.gather(1, first).squeeze(1), h.gather(1, first).squeeze(1)
+        top = (draws["place"][:, 0] * (height - h + 1)).floor()
+        left = (draws["place"][:, 1] * (width - w + 1)).floor()
+        whole = max(self.ratio[0], min(self.ratio[1], width / height))  # the fallback's aspect
+        fall_w, fall_h = min(width, round(height * whole)), min(height, round(width / whole))
+        fallback = torch.tensor([(height - fall_h) // 2, (width - fall_w) // 2, fall_h, fall_w])
+        boxes = torch.stack([top, left, h, w], dim=1).long()
+        return torch.where(fits.any(dim=1, keepdim=True), boxes, fallback)
+
+    def _jittered(self, x, u):
+        brightness, contrast, saturation, hue = self.jitter
+
+        def factor(i, strength):
+            return _between(u[:, i], max(0.0, 1 - strength), 1 + strength).to(x)[:, None, None, None]
+
+        if brightness:
+            x = (x * factor(0, brightness)).clamp(0, 1)
+        if contrast:
+            # in two steps: one sum over a single image would be split between threads, and round differently
+            mean = luma(x).mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)
+            x = torch.lerp(mean, x, factor(1, contrast)).clamp(0, 1)
+        if saturation:
+            x = torch.lerp(luma(x), x, factor(2, saturation)).clamp(0, 1)
+        if hue:
+            x = shift_hue(x, _between(u[:, 3], -hue, hue).to(x))
+        return x
+
+    def _blurred(self, x, u):
+        return blur(x, _between(u, *SIGMA).to(x) * (self.size / 224))
+
+
+class Plain:
+    """For evaluation: uint8 (B, 3, S, S) -> float (B, 3, size, size) in [0, 1], resized if the sizes differ."""
+
+    def __init__(self, size):
+        _check_size(size)
+        self.size = size
+
+    def __call__(self, images):
+        x = images.float() / 255
+        if x.shape[2:] == (self.size, self.size):
+            return x
+        return F.interpolate(x, (self.size, self.size), mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def resized_crops(images, boxes, flipped, size):
+    """Crops of uint8 images, bicubic, antialiased and perhaps mirrored: float (B, 3, size, size) in [0, 1].
+
+    boxes: int64 (B, 4) on the CPU; flipped: bool (B,) on the CPU. Small images and accelerators take the
+    batched product, large images on a CPU torch's own uint8 kernel, one image at a time (2 to 6 times as fast
+    from 64 pixels).
+    """
+    if images.device.type != "cpu" or max(*images.shape[2:], size) <= DENSE:
+        return _crops_at_once(images, boxes, flipped, size)
+    return _crops_one_by_one(images, boxes, flipped, size)
+
+
+def _crops_at_once(images, boxes, flipped, size):
+    batch, channels, height, width = images.shape
+    top, left, h, w = boxes.to(images.device).unbind(1)
+    rows = _weights(top, h, height, size)  # (B, size, H)
+    columns = _weights(left, w, width, size)  # (B, size, W)
+    columns = torch.where(flipped.to(images.device)[:, None, None], columns.flip(1), columns)
+    x = images.float().reshape(batch, channels * height, width)
+    x = torch.bmm(x, columns.transpose(1, 2)).reshape(batch, channels, height, size)
+    return torch.matmul(rows[:, None], x).div_(255).clamp_(0, 1)
+
+
+def _crops_one_by_one(images, boxes, flipped, size):
+    out = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
+    for i, (top, left, h, w) in enumerate(boxes.tolist()):
+        crop = images[i : i + 1, :, top : top + h, left : left + w]
+        if (h, w) != (size, size):
+            crop = F.interpolate(crop, (size, size), mode="bicubic", antialias=True)
+        out[i] = crop[0].flip(2) if flipped[i] else crop[0]
+    return out.float().div_(255)
+
+
+def _weights(start, length, full, size):
+    """Bicubic antialiased resampling of [start, start + length) to `size`: float (B, size, full), rows sum to
+    1.
+
+    The cubic of Keys (1981) with a = -0.5, widened by the factor of reduction: Pillow's and torch's rule.
+    """
+    step = (length / size)[:, None]  # (B, 1)
+    centre = start[:, None] + (torch.arange(size, device=start.device) + 0.5) * step  # (B, size)
+    pixel = torch.arange(full, device=start.device)
+    x = ((pixel + 0.5 - centre[..., None]) / step.clamp(min=1)[..., None]).abs()  # (B, size, full)
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    inside = (pixel >= start[:, None]) & (pixel < (start + length)[:, None])  # (B, full)
+    weights = torch.where(x < 1, near, torch.where(x < 2, far, 0)) * inside[:, None]
+    return weights / weights.sum(dim=2, keepdim=True)
+
+
+def luma(x):
+    """Grey value of RGB images: (B, 3, H, W) -> (B, 1, H, W)."""
+    r, g, b = x.unbind(1)
+    return (GREY[0] * r + GREY[1] * g + GREY[2] * b).unsqueeze(1)
+
+
+def shift_hue(x, shift):
+    """Turn the hue of RGB images (B, 3, H, W) by `shift` (B,) of a full circle."""
+    high, low = x.amax(dim=1), x.amin(dim=1)  # (B, H, W)
+    chroma = high - low
+    r, g, b = x.unbind(1)
+    safe = torch.where(chroma > 0, chroma, 1)
+    hue = torch.where(
+        high == r, (g - b) / safe, torch.where(high == g, 2 + (b - r) / safe, 4 + (r - g) / safe)
+    )
+    hue = (hue / 6 + shift[:, None, None]) % 1 * 6
+    # value - chroma * max(0, min(k, 4 - k, 1)), k = (n + hue) mod 6, n = 5, 3, 1 for r, g, b
+    channels = []
+    for n in (5, 3, 1):
+        k = (n + hue) % 6
+        channels.append(high - chroma * torch.minimum(k, 4 - k).clamp(0, 1))
+    return torch.stack(channels, dim=1)
+
+
+def blur(x, sigma):
+    """Gaussian blur of images (B, 3, H, W) with `sigma` (B,) in pixels; the border is mirrored."""
+    rows, columns = (_gaussian(sigma, n) for n in x.shape[2:])
+    return rows[:, None] @ (x @ columns[:, None].transpose(2, 3))
+
+
+def _gaussian(sigma, n):
+    """The blur of a line of n pixels as a matrix, (B, n, n); pixel -k is pixel k, n - 1 + k is n - 1 - k."""
+    i = torch.arange(n, device=sigma.device)
+    j = i[None]
+
+    def bell(distance, there):
+        return torch.exp(-0.5 * (distance / sigma[:, None, None]) ** 2) * there
+
+    matrix = bell(i[:, None] - j, True)
+    matrix += bell(i[:, None] + j, j > 0) + bell(i[:, None] + j - 2 * (n - 1), j < n - 1)
+    return matrix / matrix.sum(dim=2, keepdim=True)
+
+
+def _on(x, chosen, change, *numbers):
+    """`change` applied to the chosen images only; the choice is on the CPU, so that no device is waited for."""
+    rows = chosen.nonzero().squeeze(1)
+    if not len(rows):
+        return x
+    there = rows.to(x.device)
+    return x.index_copy(0, there, change(x[there], *(number[rows] for number in numbers)))
+
+
+def _between(u, low, high):
+    return low + u * (high - low)
+
+
+def _check_size(size):
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise Refused(f"size = {size!r} should be a whole number of pixels, 1 or more")
+
+
+def _check_range(name, pair, top):
+    numbers = (
+        isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(v, (int, float)) for v in pair)
+    )
+    if not numbers or not 0 < pair[0] <= pair[1] <= top:
+        raise Refused(
+            f"{name} = {pair!r} should be two numbers, low and high, above 0"
+            + f" and at most {top}" * (top == 1)
+        )

@@ -1,0 +1,165 @@
+"""Encoders: adapters over timm that can drop hidden patches or replace them.
+
+The part of a name before the first underscore is the file: `vit_small` is built by `encoders/vit.py`.
+"""
+
+import torch
+from torch import nn
+
+from mimlab.errors import Refused
+from mimlab.find import check_options, find
+from mimlab.layers import Normalise, patchify
+from mimlab.masks import take, visible_ids
+
+POOLS = ("mean", "cls")
+
+
+def create(name, image_size, patch, **options):
+    """The encoder called `name` for images of `image_size` (an int or (height, width)) in `patch`-pixel patches.
+
+    `vit` is CPU-sized (options dim, depth, heads); `vit_tiny`, `vit_small`, `vit_base`, `vit_large` and
+    `beit_base`, `beit_large` are timm's; any full timm name of these families works. Raises `Refused`.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if patch < 1 or height % patch or width % patch:
+        raise Refused(
+            f"patch_size = {patch} does not divide image_size = {image_size}; try one of: "
+            + ", ".join(str(p) for p in range(2, height) if height % p == 0 and width % p == 0)
+        )
+    module = find("encoders", name.split("_")[0] if "." not in name else name)
+    check_options("encoder_args", options, module.create)
+    return module.create(name, (height, width), patch, **options)
+
+
+def model_name(name, known):
+    """timm's name for a short one: `vit_small` is `vit_small_patch16_224`; a full name stays."""
+    import timm
+
+    full = known.get(name, name if "_patch" in name else f"{name}_patch16_224")
+    if not timm.is_model(full):
+        raise Refused(f"encoder = {name!r}: timm has no model called {full!r}; there are: {', '.join(known)}, or any timm name")
+    return full
+
+
+def check_heads(dim, heads):
+    if heads < 1 or dim % heads:
+        good = ", ".join(str(h) for h in range(1, 33) if dim % h == 0)
+        raise Refused(f"encoder_args: heads = {heads} does not divide dim = {dim}; heads could be: {good}")
+
+
+class Encoder(nn.Module):
+    """A transformer over patches, given by its four family-specific parts.
+
+    `trunk` is timm's model, `spec` the arguments of `timm.create_model` that build it again (its state
+    dict is what `encoder.safetensors` holds). `grid` = (h, w) patches of `patch` pixels, `dim` the
+    width, `prefix` the number of tokens before the patches (CLS first), `can_drop` whether hidden
+    patches can be left out. A family defines `positions()` and `blocks(x, taps)`.
+    """
+
+    def __init__(self, trunk, spec, grid, patch, prefix, can_drop, normalise):
+        super().__init__()
+        self.trunk, self.spec = trunk, spec
+        self.grid, self.patch, self.dim = tuple(grid), patch, trunk.embed_dim
+        self.prefix, self.can_drop = prefix, can_drop
+        self.depth = len(trunk.blocks)
+        self.normalise = Normalise(normalise)
+
+    def positions(self):
+        """Position tables of the prefix (1, prefix, D) or None, and of the patches (1, N, D) or None."""
+        raise NotImplementedError
+
+    def prefix_tokens(self):
+        """The learned tokens in front of the patches, (1, prefix, D), or None."""
+        raise NotImplementedError
+
+    def run_block(self, index, x, shared):
+        """Block `index` on tokens `x`; `shared` is what `shared_bias` returned."""
+        raise NotImplementedError
+
+    def shared_bias(self):
+        """What all blocks share (BEiT's relative position bias), or None."""
+        return None
+
+    def attention_logits(self, index, x, shared):
+        """Attention of block `index` before the softmax, (B, heads, T, T), from its input `x`."""
+        raise NotImplementedError
+
+    def set_drop_path(self, rate):
+        """Stochastic depth rising linearly from 0 to `rate` over the blocks."""
+        from timm.layers import DropPath
+
+        for index, block in enumerate(self.trunk.blocks):
+            share = rate * index / max(self.depth - 1, 1)
+            block.drop_path1 = DropPath(share) if share else nn.Identity()
+            block.drop_path2 = DropPath(share) if share else nn.Identity()
+
+    def embed(self, images, mask=None, visible=None, fill=None):
+        """Tokens before the first block: (B, prefix + n, D); images (B, 3, H, W) in [0, 1]."""
+        x = patchify(self.normalise(images), self.patch)  # (B, N, 3 * patch * patch)
+        ids = None
+        if mask is not None and fill is None:
+            if not self.can_drop:
+                raise Refused(
+                    f"{self.spec['model_name']} cannot leave hidden patches out: its position bias needs the whole "
+                    "grid; use an encoder of the vit family, or a method that replaces them (beit)"
+                )
+            ids = visible_ids(mask, int((~mask[0]).sum()) if visible is None else visible)
+            x = take(x, ids)  # only visible patches are embedded
+        projection = self.trunk.patch_embed.proj
+        x = nn.functional.linear(x, projection.weight.flatten(1), projection.bias)  # (B, n, D)
+        if fill is not None:
+            x = torch.where(mask[..., None], fill.to(x.dtype), x)  # before the position, as BEiT
+        front, table = self.positions()
+        if table is not None:
+            x = x + (table if ids is None else take(table.expand(len(x), -1, -1), ids))
+        if self.prefix:
+            first = self.prefix_tokens() if front is None else self.prefix_tokens() + front
+            x = torch.cat([first.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+        return x
+
+    def tokens(self, images, mask=None, visible=None, fill=None):
+        """All tokens after the last block and before the final norm, (B, prefix + n, D)."""
+        x, shared = self.embed(images, mask, visible, fill), self.shared_bias()
+        for index in range(self.depth):
+            x = self.run_block(index, x, shared)
+        return x
+
+    def forward(self, images, mask=None, visible=None, fill=None):
+        """CLS (B, D) or None, and patches, after the final norm.
+
+        No mask: all patches (B, N, D). Mask: hidden ones dropped before the blocks, (B, V, D), in
+        raster order; `visible` = V spares counting. Mask and `fill` (D): hidden ones replaced, (B, N, D).
+        """
+        x = self.trunk.norm(self.tokens(images, mask, visible, fill))
+        return (x[:, 0] if self.prefix else None), x[:, self.prefix :]
+
+    def features(self, images, pool="mean"):
+        """One vector an image, (B, D): the mean of the patch tokens, or CLS; after the final norm."""
+        cls, patches = self(images)
+        if pool == "cls" and cls is None:
+            raise Refused("pool = 'cls': this encoder has no class token; use pool = 'mean'")
+        return cls if pool == "cls" else patches.mean(dim=1)
+
+    def maps(self, images, layers):
+        """Feature maps (B, D, h, w) after the blocks in `layers` (0-based), without a norm, for dense tasks."""
+        x, shared, found = self.embed(images), self.shared_bias(), {}
+        for index in range(self.depth):
+            x = self.run_block(index, x, shared)
+            if index in layers:
+                found[index] = x[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
+        return [found[index] for index in layers]
+
+    def attention(self, images, layers):
+        """Softmax attention {layer: (B, heads, T, T)} of the layers asked for only; T = prefix + N.
+
+        The weights are recomputed from each block's input, so all blocks keep their fused kernel.
+        """
+        wrong = [layer for layer in layers if not 0 <= layer < self.depth]
+        if wrong:
+            raise Refused(f"layers = {wrong}: this encoder has layers 0 to {self.depth - 1}")
+        x, shared, found = self.embed(images), self.shared_bias(), {}
+        for index in range(max(layers) + 1):
+            if index in layers:
+                found[index] = self.attention_logits(index, x, shared).softmax(dim=-1)
+            x = self.run_block(index, x, shared)
+        return found

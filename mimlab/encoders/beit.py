@@ -1,0 +1,99 @@
+"""BEiT's transformer (Bao et al. 2021), timm's `Beit` underneath.
+
+Query and value biases without a key bias, LayerScale, and a relative position bias that all blocks
+share (pre-training) or own (fine-tuning), with or without absolute positions.
+Source: unilm/beit, modeling_pretrain.py and modeling_finetune.py.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from mimlab.encoders import Encoder, check_heads, model_name
+from mimlab.errors import Refused
+from mimlab.layers import PIXELS
+
+KNOWN = {"beit_base": "beit_base_patch16_224", "beit_large": "beit_large_patch16_224"}
+BIASES = ("shared", "per_block", "none")
+
+
+def create(
+    name,
+    image_size,
+    patch,
+    *,
+    dim=None,
+    depth=None,
+    heads=None,
+    bias="shared",
+    absolute=False,
+    layer_scale=0.1,
+    drop_path=0.0,
+    normalise="half",
+):
+    """`beit` (default 192 wide, 6 deep, 3 heads), `beit_base`, `beit_large` or a timm BEiT name.
+
+    `bias`: relative position bias "shared" by all blocks, one "per_block", or "none". `absolute`:
+    learned absolute positions. `layer_scale`: initial value, 0 for none. `normalise`: BEiT's inputs
+    have mean and deviation 0.5.
+    """
+    if bias not in BIASES:
+        raise Refused(f"encoder_args: bias = {bias!r}; there are: {', '.join(BIASES)}")
+    if normalise not in PIXELS:
+        raise Refused(f"encoder_args: normalise = {normalise!r}; there are: {', '.join(PIXELS)}")
+    sizes = {"embed_dim": dim, "depth": depth, "num_heads": heads}
+    if name == "beit":
+        full = KNOWN["beit_base"]
+        sizes = {"embed_dim": dim or 192, "depth": depth or 6, "num_heads": heads or 3}
+    else:
+        full = model_name(name, KNOWN)
+    spec = {key: value for key, value in sizes.items() if value is not None}
+    if "embed_dim" in spec or "num_heads" in spec:
+        check_heads(spec.get("embed_dim", 768), spec.get("num_heads", 12))
+    spec |= {
+        "img_size": list(image_size),
+        "patch_size": patch,
+        "num_classes": 0,
+        "global_pool": "token",
+        "use_abs_pos_emb": absolute,
+        "use_rel_pos_bias": bias == "per_block",
+        "use_shared_rel_pos_bias": bias == "shared",
+        "init_values": float(layer_scale),
+    }
+    return Beit(full, spec, patch, drop_path, normalise)
+
+
+class Beit(Encoder):
+    """timm's BEiT; it can drop hidden patches only without a relative position bias."""
+
+    def __init__(self, full, spec, patch, drop_path, normalise):
+        import timm
+
+        trunk = timm.create_model(full, drop_path_rate=drop_path, **spec)
+        relative = spec["use_rel_pos_bias"] or spec["use_shared_rel_pos_bias"]
+        super().__init__(
+            trunk, {"model_name": full, **spec}, trunk.patch_embed.grid_size, patch, 1, not relative, normalise
+        )
+
+    def positions(self):
+        table = self.trunk.pos_embed
+        return (None, None) if table is None else (table[:, :1], table[:, 1:])
+
+    def prefix_tokens(self):
+        return self.trunk.cls_token
+
+    def shared_bias(self):
+        return None if self.trunk.rel_pos_bias is None else self.trunk.rel_pos_bias()
+
+    def run_block(self, index, x, shared):
+        return self.trunk.blocks[index](x, shared_rel_pos_bias=shared)
+
+    def attention_logits(self, index, x, shared):
+        block = self.trunk.blocks[index]
+        attn = block.attn
+        qkv = F.linear(block.norm1(x), attn.qkv.weight, torch.cat([attn.q_bias, attn.k_bias, attn.v_bias]))
+        b, t, _ = x.shape
+        q, k, _ = qkv.reshape(b, t, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+        logits = q @ k.transpose(-2, -1) * attn.scale
+        if attn.relative_position_bias_table is not None:
+            logits = logits + attn._get_rel_pos_bias()
+        return logits if shared is None else logits + shared

@@ -1,0 +1,101 @@
+"""The plain Vision Transformer (Dosovitskiy et al. 2021), timm's `VisionTransformer` underneath.
+
+SplitMask uses "the original ViT formulation" for itself and all baselines; MAE the same with fixed
+sine-cosine positions.
+"""
+
+import torch
+
+from mimlab.encoders import Encoder, check_heads, model_name
+from mimlab.errors import Refused
+from mimlab.layers import PIXELS, sincos_2d
+
+KNOWN = {
+    "vit_tiny": "vit_tiny_patch16_224",
+    "vit_small": "vit_small_patch16_224",
+    "vit_base": "vit_base_patch16_224",
+    "vit_large": "vit_large_patch16_224",
+}
+
+
+def create(
+    name,
+    image_size,
+    patch,
+    *,
+    dim=None,
+    depth=None,
+    heads=None,
+    positions="learned",
+    class_token=True,
+    drop_path=0.0,
+    normalise="imagenet",
+):
+    """`vit` (default 192 wide, 6 deep, 3 heads), or a timm ViT whose dim, depth and heads may be overridden.
+
+    `positions`: "learned", or "sincos" (fixed). `normalise`: a key of `layers.PIXELS`.
+    """
+    if positions not in ("learned", "sincos"):
+        raise Refused(f"encoder_args: positions = {positions!r}; there are: learned, sincos")
+    if normalise not in PIXELS:
+        raise Refused(f"encoder_args: normalise = {normalise!r}; there are: {', '.join(PIXELS)}")
+    sizes = {"embed_dim": dim, "depth": depth, "num_heads": heads}
+    if name == "vit":
+        full = KNOWN["vit_tiny"]
+        sizes = {"embed_dim": dim or 192, "depth": depth or 6, "num_heads": heads or 3}
+    else:
+        full = model_name(name, KNOWN)
+    spec = {key: value for key, value in sizes.items() if value is not None}
+    if "embed_dim" in spec or "num_heads" in spec:
+        check_heads(spec.get("embed_dim", 192), spec.get("num_heads", 3))
+    if positions == "sincos" and spec.get("embed_dim", 4) % 4:
+        raise Refused(f"encoder_args: dim = {dim} cannot have sincos positions: it must be a multiple of 4")
+    spec |= {"img_size": list(image_size), "patch_size": patch, "num_classes": 0}
+    if not class_token:
+        spec |= {"class_token": False, "global_pool": "avg", "fc_norm": False}
+    return ViT(full, spec, patch, positions, drop_path, normalise)
+
+
+class ViT(Encoder):
+    """timm's ViT: learned or fixed positions on patches and CLS, hidden patches dropped or replaced."""
+
+    def __init__(self, full, spec, patch, positions, drop_path, normalise):
+        import timm
+        from timm.models.vision_transformer import VisionTransformer
+
+        trunk = timm.create_model(full, drop_path_rate=drop_path, **spec)
+        if not isinstance(trunk, VisionTransformer) or trunk.pos_embed is None:
+            raise Refused(f"encoder = {full!r} is not a ViT with an absolute position table; use vit_tiny, vit_small, vit_base")
+        super().__init__(
+            trunk,
+            {"model_name": full, **spec},
+            trunk.patch_embed.grid_size,
+            patch,
+            trunk.num_prefix_tokens,
+            True,
+            normalise,
+        )
+        if positions == "sincos":
+            table = sincos_2d(self.dim, self.grid, cls=False)
+            front = torch.zeros(trunk.pos_embed.shape[1] - len(table), self.dim)
+            trunk.pos_embed = torch.nn.Parameter(torch.cat([front, table])[None], requires_grad=False)
+
+    def positions(self):
+        table = self.trunk.pos_embed
+        if self.trunk.no_embed_class or not self.prefix:
+            return None, table
+        return table[:, : self.prefix], table[:, self.prefix :]
+
+    def prefix_tokens(self):
+        found = [t for t in (self.trunk.cls_token, self.trunk.reg_token) if t is not None]
+        return torch.cat(found, dim=1)
+
+    def run_block(self, index, x, shared):
+        return self.trunk.blocks[index](x)
+
+    def attention_logits(self, index, x, shared):
+        block = self.trunk.blocks[index]
+        qkv = block.attn.qkv(block.norm1(x))
+        b, t, _ = x.shape
+        q, k, _ = qkv.reshape(b, t, 3, block.attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+        return block.attn.q_norm(q) @ block.attn.k_norm(k).transpose(-2, -1) * block.attn.scale

@@ -1,0 +1,58 @@
+"""How every figure of mimlab looks: one template, one palette, one colour scale."""
+
+import plotly.graph_objects as go
+
+# Okabe and Ito's palette, safe for the common kinds of colour blindness; yellow left out (unreadable on white)
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+SCALE = "Viridis"
+INK, FAINT = "#222222", "#d9d9d9"
+
+_AXIS = {
+    "gridcolor": "#ececec",
+    "linecolor": "#888888",
+    "zerolinecolor": FAINT,
+    "ticks": "outside",
+    "ticklen": 4,
+    "automargin": True,
+}
+
+# The background is painted white on purpose: the figure stays readable as a card in a dark notebook theme.
+TEMPLATE = go.layout.Template(
+    layout={
+        "font": {"family": "Helvetica, Arial, sans-serif", "size": 13, "color": INK},
+        "title": {
+            "font": {"size": 16},
+            "x": 0.0,
+            "xref": "container",
+            "xanchor": "left",
+            "pad": {"l": 14},
+        },
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "colorway": COLOURS,
+        "colorscale": {"sequential": SCALE},
+        "margin": {"l": 60, "r": 20, "t": 50, "b": 45},
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+        "hoverlabel": {"font": {"size": 12}},
+        "legend": {"bgcolor": "rgba(255,255,255,0.7)"},
+    }
+)
+
+
+def empty(reason, title=None):
+    """A figure that says why it shows nothing, such as a run that has logged no step yet."""
+    figure = go.Figure()
+    figure.update_layout(template=TEMPLATE, title=title, height=200)
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    figure.add_annotation(
+        text=reason,
+        showarrow=False,
+        x=0.5,
+        y=0.5,
+        xref="paper",
+        yref="paper",
+        font={"size": 14},
+    )
+    return figure

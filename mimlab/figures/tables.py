@@ -1,0 +1,71 @@
+"""Numbers as a table."""
+
+import math
+import numbers
+
+import numpy as np
+import plotly.graph_objects as go
+
+from mimlab.errors import Refused
+from mimlab.figures.style import INK, TEMPLATE
+
+
+def text(value):
+    """A cell as people write it: 1,234, 0.1235, 3.1e-05, yes, and a dash for nothing."""
+    if value is None or (isinstance(value, numbers.Real) and math.isnan(value)):
+        return "–"
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if isinstance(value, numbers.Integral):
+        return f"{int(value):,}"
+    if isinstance(value, numbers.Real):
+        value = float(value)
+        if value == 0 or math.isinf(value):
+            return f"{value:g}"
+        if not 1e-3 <= abs(value) < 1e6:
+            return f"{value:.3g}"
+        return f"{value:,.{max(0, 3 - math.floor(math.log10(abs(value))))}f}"
+    return str(value)
+
+
+def table(rows, title=None):
+    """A list of dicts as a table; columns in order of first appearance, missing values as a dash.
+
+    Raises Refused where there is no row.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if not names:
+        raise Refused("rows: an empty list shows nothing; give one dict a row")
+    columns = [[text(row.get(name)) for row in rows] for name in names]
+    numeric = [all(isinstance(row.get(name), (numbers.Real, type(None))) for row in rows) for name in names]
+    align = ["right" if number else "left" for number in numeric]
+    widths = [max(len(str(name)), *map(len, column), 5) for name, column in zip(names, columns, strict=True)]
+    figure = go.Figure(
+        go.Table(
+            columnwidth=widths,
+            header={
+                "values": [f"<b>{name}</b>" for name in names],
+                "align": align,
+                "fill_color": "#e8eef4",
+                "line_color": "white",
+                "font": {"size": 13, "color": INK},
+                "height": 28,
+            },
+            cells={
+                "values": columns,
+                "align": align,
+                "fill_color": [["white", "#f6f6f6"] * (len(rows) // 2 + 1)],
+                "line_color": "white",
+                "font": {"size": 13, "color": INK},
+                "height": 26,
+            },
+        )
+    )
+    figure.update_layout(
+        template=TEMPLATE,
+        title=title,
+        width=min(1100, max(320, 9 * sum(widths) + 24 * len(names))),
+        height=28 + 26 * min(len(rows), 25) + (56 if title else 20),
+        margin={"l": 8, "r": 8, "t": 44 if title else 8, "b": 8},
+    )
+    return figure

@@ -1,0 +1,195 @@
+"""What three methods use: patches, pixel statistics, positions, the decoder, schedules, token counts."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mimlab.masks import put, visible_ids
+
+# The only place that knows means and deviations; images are [0, 1] everywhere else.
+PIXELS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+
+class Normalise(nn.Module):
+    """Pixels [0, 1] to what a network was trained on, and `back` again.
+
+    `name` is a key of `PIXELS`. Images (B, 3, H, W).
+    """
+
+    def __init__(self, name):
+        super().__init__()
+        mean, std = PIXELS[name]
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images):
+        return (images - self.mean) / self.std
+
+    def back(self, images):
+        return images * self.std + self.mean
+
+
+def patchify(images, patch, channels_last=False):
+    """Images (B, C, H, W) as patches in raster order: (B, N, C * patch * patch).
+
+    Inside a patch: channel, row, column, as a convolution's flattened weight; with `channels_last`
+    row, column, channel, as MAE's targets (models_mae.py, patchify).
+    """
+    b, c, height, width = images.shape
+    x = images.reshape(b, c, height // patch, patch, width // patch, patch)
+    order = (0, 2, 4, 3, 5, 1) if channels_last else (0, 2, 4, 1, 3, 5)
+    return x.permute(order).reshape(b, (height // patch) * (width // patch), c * patch * patch)
+
+
+def unpatchify(patches, grid, patch, channels_last=False):
+    """The inverse of `patchify`: (B, N, C * patch * patch) to images (B, C, H, W); `grid` = (h, w)."""
+    b, (h, w) = patches.shape[0], grid
+    c = patches.shape[2] // (patch * patch)
+    if channels_last:
+        x = patches.reshape(b, h, w, patch, patch, c).permute(0, 5, 1, 3, 2, 4)
+    else:
+        x = patches.reshape(b, h, w, c, patch, patch).permute(0, 3, 1, 4, 2, 5)
+    return x.reshape(b, c, h * patch, w * patch)
+
+
+def sincos_2d(dim, grid, cls=False):
+    """Fixed 2-D sine-cosine positions, (N, dim), or (1 + N, dim) with a zero row for CLS.
+
+    The column half comes first, then the row half; each is sin then cos at frequencies
+    10000^(-k / (dim / 4)), computed in float64. Source: MAE, util/pos_embed.py.
+    """
+    h, w = grid
+    frequency = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
+
+    def encode(position):  # (N,) -> (N, dim / 2)
+        angle = position[:, None] * frequency[None]
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+    rows = torch.arange(h, dtype=torch.float64).repeat_interleave(w)
+    columns = torch.arange(w, dtype=torch.float64).repeat(h)
+    table = torch.cat([encode(columns), encode(rows)], dim=1).float()
+    return torch.cat([torch.zeros(1, dim), table]) if cls else table
+
+
+def resize_positions(table, old, new, prefix=1):
+    """A learned table (1, prefix + h*w, D) for another grid: bicubic by size, no antialias, prefix rows kept.
+
+    Source: MAE, util/pos_embed.py, interpolate_pos_embed.
+    """
+    if tuple(old) == tuple(new):
+        return table
+    kept, grid = table[:, :prefix], table[:, prefix:]
+    grid = grid.reshape(1, *old, -1).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=tuple(new), mode="bicubic", align_corners=False)
+    return torch.cat([kept, grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+
+
+class Decoder(nn.Module):
+    """Places mask tokens where patches are missing and runs a few transformer blocks over all positions.
+
+    MAE section 3, and SplitMask section 4 ("inpaint"). Linear from the encoder's width, one shared
+    mask token, positions (`fixed` sine-cosine, else learned) for every token, blocks, final norm.
+    """
+
+    def __init__(self, encoder, dim, depth, heads, fixed):
+        super().__init__()
+        from timm.models.vision_transformer import Block
+
+        n = encoder.grid[0] * encoder.grid[1]
+        self.embed = nn.Linear(encoder.dim, dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        table = sincos_2d(dim, encoder.grid, cls=True)[None] if fixed else torch.zeros(1, 1 + n, dim)
+        self.positions = nn.Parameter(table, requires_grad=not fixed)
+        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio=4.0, qkv_bias=True) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+
+    def forward(self, cls, patches, mask):
+        """`cls` (B, D) or None, visible `patches` (B, V, D), `mask` (B, N) -> decoded patches (B, N, dim)."""
+        x = self.embed(patches)  # (B, V, dim)
+        base = self.mask_token.expand(len(x), mask.shape[1], -1).to(x.dtype)
+        x = put(x, visible_ids(mask, x.shape[1]), base)  # (B, N, dim)
+        x = x + self.positions[:, 1:]
+        if cls is not None:
+            first = self.embed(cls)[:, None] + self.positions[:, :1]
+            x = torch.cat([first, x], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x[:, -mask.shape[1] :])
+
+
+def schedule(step, steps, warmup, base, start=0.0, end=0.0, table=False):
+    """Learning rate at `step` of `steps`: linear warm-up over `warmup` steps, then half a cosine to `end`.
+
+    MAE's rule (util/lr_sched.py) is a function of the fraction of training: `base` is reached at the
+    step after the warm-up. With `table`, BEiT's and DINO's (utils.py, cosine_scheduler): the last
+    warm-up step already has `base`, and the next one has it again.
+    """
+    if step < warmup:
+        share = step / max(warmup - 1, 1) if table else step / warmup
+        return start + (base - start) * share
+    share = (step - warmup) / (steps - warmup)
+    return end + (base - end) * 0.5 * (1.0 + math.cos(math.pi * share))
+
+
+def decay_groups(model, weight_decay, spared=()):
+    """Two AdamW groups of the trainable parameters: decayed, and not.
+
+    One-dimensional parameters and biases are never decayed (timm's rule, used by MAE, BEiT and
+    DINO); `spared` names further ones by the last part of their name, such as BEiT's `pos_embed`.
+    """
+    kept, free = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            bare = parameter.ndim <= 1 or name.endswith(".bias") or name.split(".")[-1] in spared
+            (free if bare else kept).append(parameter)
+    groups = [{"params": kept, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def token_logs(ids, logits, targets, vocab):
+    """What every token-predicting method logs, without waiting for the device.
+
+    `ids` (B, N) all tokens of the batch; `logits` (M, V) and `targets` (M,) those predicted. The
+    accuracy stands beside what guessing reaches: `token_uniform` (1 / V) and `token_majority` (the
+    batch's most frequent token).
+    """
+    counts = torch.zeros(vocab, device=ids.device).scatter_add_(0, ids.flatten(), torch.ones_like(ids.flatten(), dtype=torch.float))
+    share = counts / counts.sum()
+    return {
+        "token_accuracy": (logits.detach().argmax(dim=1) == targets).float().mean(),
+        "token_majority": share.max(),
+        "token_uniform": torch.tensor(1.0 / vocab, device=ids.device),
+        "tokens_used": (counts > 0).float().sum(),
+        "token_entropy_bits": -(share * share.clamp_min(1e-12).log2()).sum(),
+    }
+
+
+def xavier(module):
+    """MAE's initialisation of a Linear or LayerNorm (models_mae.py, _init_weights); use with `apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+def truncated(module, std=0.02, at=2.0):
+    """Truncated normal for every Linear, zero biases, unit norms; cut at `at` (in units of `std`).
+
+    BEiT's pre-training cuts at one deviation (modeling_pretrain.py); ViT's code in practice never cuts.
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=std, a=-at * std, b=at * std)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)

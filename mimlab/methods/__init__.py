@@ -1,0 +1,80 @@
+"""Methods: one file is one paper. `Method` is abstract; the papers are final."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+
+class Batch(NamedTuple):
+    """What a method gets. All randomness comes from outside.
+
+    `images` (B, 3, H, W) in [0, 1]; `noise` (B, N) uniform in [0, 1), for choices of the method's own;
+    `visible`: V of a mask that hides equally many patches in each row, None if rows may differ.
+    """
+
+    images: torch.Tensor
+    noise: torch.Tensor = None
+    visible: int = None
+
+
+class Progress(NamedTuple):
+    """Where training is: `step` of `steps`."""
+
+    step: int = 0
+    steps: int = 1
+
+    @property
+    def fraction(self):
+        return self.step / self.steps
+
+
+class Output(NamedTuple):
+    """`loss` scalar; `logs` name -> scalar tensor; `prediction` as the method's `forward` says."""
+
+    loss: torch.Tensor
+    logs: dict
+    prediction: torch.Tensor
+
+
+class Filled(NamedTuple):
+    """A reconstruction: `images` (B, 3, H, W) in [0, 1], and a `note` on how to read them."""
+
+    images: torch.Tensor
+    note: str
+
+
+class Method(nn.Module):
+    """An objective over an encoder and perhaps a tokenizer.
+
+    A file defines a `RECIPE` (name -> the published settings, "paper" first) and one final class,
+    built as `Class(encoder, tokenizer, *, the paper's options)`. `forward` computes and changes no
+    weight; `after_step` changes (EMA, centre). `couples_images` says that the loss looks across the
+    batch, so that accumulating gradients would not give the loss of the larger batch.
+    """
+
+    couples_images = False
+
+    def __init__(self, encoder, tokenizer):
+        super().__init__()
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+
+    def forward(self, batch, mask, progress):
+        """`Batch`, bool (B, N) with True = hidden, `Progress` -> `Output`."""
+        raise NotImplementedError
+
+    def before_step(self, progress):
+        """Before the optimiser's step."""
+
+    def after_step(self, progress):
+        """After the optimiser's step."""
+
+    def reconstruct(self, images, mask):
+        """What the method fills in where `mask` hides, as `Filled`, or None if it predicts no picture."""
+        return None
+
+    @property
+    def deployed(self):
+        """The encoder that is kept after pre-training."""
+        return self.encoder

@@ -1,0 +1,106 @@
+"""BEiT: BERT Pre-Training of Image Transformers (Bao et al. 2021, arXiv 2106.08254).
+
+1. A frozen tokenizer turns the image into visual tokens, one a patch (section 2.1).
+2. Blocks of patches, about 40 %, are replaced by a learned mask embedding before the encoder, which
+   therefore processes every position (section 2.3, algorithm 1).
+3. A linear layer on the encoder's outputs at hidden positions predicts their tokens: cross-entropy, mean over
+   all hidden patches of the batch (equation 2).
+
+Official code: microsoft/unilm, beit/modeling_pretrain.py, masking_generator.py, run_beit_pretraining.py.
+
+Differs from the paper: the image that the tokenizer sees is the encoder's crop made smaller (the official code
+resizes the original twice); the default tokenizer is SplitMask's random projection, since DALL-E's encoder
+is a file of its own; a mask that falls short of its goal (a third of the official draws) is completed by
+further blocks, since every row must hide equally many patches. With `encoder = vit` it is SplitMask's BEiT
+baseline ("the same backbone for all"), with `encoder = beit_base` the official one.
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from mimlab.errors import Refused
+from mimlab.layers import token_logs, truncated
+from mimlab.masks import hidden_ids, take
+from mimlab.methods import Filled, Method, Output
+
+RECIPE = {
+    "paper": {  # beit/README.md, ImageNet-1K; the mask's count 75 of 196 is the official code's
+        "mask": "blockwise",
+        "mask_ratio": 75 / 196,
+        "mask_args": {"sampler": "beit"},
+        "tokenizer": "random_projection",
+        "tokenizer_args": {},
+        "encoder_args": {},
+        "method_args": {},
+        "augment": {"scale": [0.08, 1.0], "flip": 0.5, "jitter": [0.4, 0.4, 0.4, 0.0], "jitter_p": 1.0},
+        "lr": 1.5e-3 * 256 / 2048,
+        "min_lr": 1e-5 * 256 / 2048,
+        "schedule": "table",
+        "epochs": 800,
+        "warmup_epochs": 10,
+        "weight_decay": 0.05,
+        "no_decay": "pos_embed,cls_token",
+        "beta2": 0.999,
+        "clip": 3.0,
+        "drop_path": 0.1,
+    }
+}
+
+
+class BEiT(Method):
+    """Tokens of hidden patches, which the encoder sees as mask embeddings."""
+
+    def __init__(self, encoder, tokenizer):
+        super().__init__(encoder, tokenizer)
+        if tokenizer is None:
+            raise Refused("tokenizer = none: beit predicts tokens and needs one")
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, encoder.dim))
+        self.head = nn.Linear(encoder.dim, tokenizer.vocab)
+        self.start()
+
+    def start(self):
+        """Initial weights of modeling_pretrain.py: normal cut at one deviation, rescaled by depth."""
+        trunk = self.encoder.trunk
+        self.apply(lambda module: truncated(module, at=1.0))
+        tokens = [self.mask_token, trunk.patch_embed.proj.weight, trunk.cls_token, trunk.pos_embed]
+        for parameter in tokens:
+            if parameter is not None and parameter.requires_grad:
+                nn.init.trunc_normal_(parameter, std=0.02, a=-0.02, b=0.02)
+        nn.init.zeros_(trunk.patch_embed.proj.bias)
+        for depth, block in enumerate(trunk.blocks, start=1):
+            block.attn.proj.weight.data /= math.sqrt(2 * depth)
+            block.mlp.fc2.weight.data /= math.sqrt(2 * depth)
+
+    def encode(self, images, mask):
+        """Encoder outputs of all patches, hidden ones replaced, (B, N, D)."""
+        return self.encoder(images, mask, fill=self.mask_token[0, 0])[1]
+
+    def forward(self, batch, mask, progress):
+        """`prediction`: logits of the hidden patches, (hidden in the batch, vocabulary), image by image."""
+        ids = self.tokenizer(batch.images, self.encoder.grid)  # (B, N)
+        patches = self.encode(batch.images, mask)
+        if batch.visible is None:  # rows may differ
+            hidden, targets = patches[mask], ids[mask]
+        else:
+            where = hidden_ids(mask, mask.shape[1] - batch.visible)
+            hidden, targets = take(patches, where).flatten(0, 1), ids.gather(1, where).flatten()
+        logits = self.head(hidden)
+        loss = cross_entropy(logits, targets)
+        uniform = torch.tensor(math.log(self.tokenizer.vocab), device=loss.device)
+        logs = {"loss_uniform": uniform} | token_logs(ids, logits, targets, self.tokenizer.vocab)
+        return Output(loss, logs, logits)
+
+    def predict(self, images, mask):
+        """Logits of every position, (B, N, vocabulary)."""
+        return self.head(self.encode(images, mask))
+
+    def reconstruct(self, images, mask):
+        if not self.tokenizer.can_decode:
+            return None
+        ids = self.predict(images, mask).argmax(dim=2)
+        filled = self.tokenizer.decode(ids, self.encoder.grid)
+        filled = nn.functional.interpolate(filled, size=images.shape[2:], mode="nearest")
+        return Filled(filled, "the most likely token of each patch, drawn as its codebook patch")

@@ -1,0 +1,108 @@
+"""MAE: Masked Autoencoders Are Scalable Vision Learners (He et al. 2021, arXiv 2111.06377).
+
+1. Hide 75 % of the patches at random; the encoder sees only the visible ones (section 3, "masking", "encoder").
+2. A narrow decoder gets the encoded visible patches and one shared mask token at every hidden position,
+   all with fixed sine-cosine positions (section 3, "decoder").
+3. A linear layer predicts the pixels of each patch; the loss is the mean squared error on hidden patches,
+   against pixels normalised by each patch's own mean and deviation if `norm_pix` (section 3, "target").
+
+Official code: facebookresearch/mae, models_mae.py, main_pretrain.py, PRETRAIN.md.
+
+Differs from the paper: visible patches keep their raster order (the official code shuffles them; attention
+does not see the order, so all outputs are equal).
+"""
+
+import torch
+from torch import nn
+
+from mimlab.errors import Refused
+from mimlab.layers import Decoder, patchify, unpatchify, xavier
+from mimlab.masks import hidden_ids, take
+from mimlab.methods import Filled, Method, Output
+
+RECIPE = {
+    "paper": {  # PRETRAIN.md and the defaults of main_pretrain.py
+        "mask": "random",
+        "mask_ratio": 0.75,
+        "mask_args": {},
+        "tokenizer": "none",
+        "tokenizer_args": {},
+        "encoder_args": {"positions": "sincos"},
+        "method_args": {"norm_pix": True, "decoder_dim": 512, "decoder_depth": 8, "decoder_heads": 16},
+        "augment": {"scale": [0.2, 1.0], "flip": 0.5},
+        "lr": 1.5e-4,
+        "min_lr": 0.0,
+        "schedule": "fraction",
+        "epochs": 800,
+        "warmup_epochs": 40,
+        "weight_decay": 0.05,
+        "no_decay": "",
+        "beta2": 0.95,
+        "clip": 0.0,
+        "drop_path": 0.0,
+    }
+}
+
+
+class MAE(Method):
+    """Pixels of hidden patches from visible ones, through an asymmetric encoder and decoder."""
+
+    def __init__(self, encoder, tokenizer=None, *, norm_pix=True, decoder_dim=512, decoder_depth=8, decoder_heads=16):
+        super().__init__(encoder, None)
+        if tokenizer is not None:
+            raise Refused("tokenizer: mae predicts pixels and takes none; use tokenizer = none")
+        if not encoder.can_drop:
+            raise Refused("mae leaves hidden patches out, which this encoder cannot; use an encoder of the vit family")
+        if decoder_dim % decoder_heads or decoder_dim % 4:
+            raise Refused(
+                f"method_args: decoder_dim = {decoder_dim} must be a multiple of decoder_heads = {decoder_heads} and of 4"
+            )
+        self.norm_pix = norm_pix
+        self.decoder = Decoder(encoder, decoder_dim, decoder_depth, decoder_heads, fixed=True)
+        self.head = nn.Linear(decoder_dim, 3 * encoder.patch**2)
+        self.start()
+
+    def start(self):
+        """Initial weights of models_mae.py: Xavier for every Linear and the flattened patch embedding."""
+        self.apply(xavier)
+        embedding = self.encoder.trunk.patch_embed.proj
+        nn.init.xavier_uniform_(embedding.weight.data.flatten(1))  # its bias keeps torch's default
+        if self.encoder.prefix:
+            nn.init.normal_(self.encoder.trunk.cls_token, std=0.02)
+        nn.init.normal_(self.decoder.mask_token, std=0.02)
+
+    def target(self, images):
+        """Normalised pixels of each patch, (B, N, patch * patch * 3), row, column, channel."""
+        patches = patchify(self.encoder.normalise(images), self.encoder.patch, channels_last=True)
+        if self.norm_pix:  # unbiased variance over all values of the patch
+            mean, var = patches.mean(dim=2, keepdim=True), patches.var(dim=2, keepdim=True)
+            patches = (patches - mean) / (var + 1e-6).sqrt()
+        return patches
+
+    def decode(self, images, mask, visible=None):
+        """Decoder outputs of all positions, (B, N, decoder_dim)."""
+        cls, patches = self.encoder(images, mask, visible)
+        return self.decoder(cls, patches, mask)
+
+    def forward(self, batch, mask, progress):
+        """`prediction`: pixels of the hidden patches, (B, N - V, patch * patch * 3), raster order."""
+        visible = int((~mask[0]).sum()) if batch.visible is None else batch.visible
+        ids = hidden_ids(mask, mask.shape[1] - visible)
+        prediction = self.head(take(self.decode(batch.images, mask, visible), ids))
+        loss = (prediction - take(self.target(batch.images), ids)).square().mean()
+        return Output(loss, {"pixel_loss": loss.detach()}, prediction)
+
+    def predict(self, images, mask):
+        """Predicted pixels of every patch, visible ones too, (B, N, patch * patch * 3)."""
+        return self.head(self.decode(images, mask))
+
+    def reconstruct(self, images, mask):
+        patches = self.predict(images, mask)
+        note = "predicted pixels"
+        if self.norm_pix:
+            true = patchify(self.encoder.normalise(images), self.encoder.patch, channels_last=True)
+            mean, var = true.mean(dim=2, keepdim=True), true.var(dim=2, keepdim=True)
+            patches = patches * (var + 1e-6).sqrt() + mean
+            note = "trained on normalised patches: the true mean and deviation of each hidden patch are put back, which leaks them"
+        filled = unpatchify(patches, self.encoder.grid, self.encoder.patch, channels_last=True)
+        return Filled(self.encoder.normalise.back(filled).clamp(0, 1), note)

@@ -1,0 +1,242 @@
+"""SplitMask: Are Large-scale Datasets Necessary for Self-Supervised Pre-training? (El-Nouby et al. 2021, arXiv 2112.10740).
+
+1. **Split.** The patches of an image fall into two disjoint subsets A and B (BEiT's blocks, 50 %): section 4.
+2. **Inpaint.** One encoder sees A alone and B alone. A shallow decoder of the encoder's width gets each branch's
+   outputs with mask tokens at the missing positions, and predicts there the visual tokens of the other subset:
+   cross-entropy, so every patch is supervised once an image.
+3. **Match.** The mean of *all* decoder outputs of a branch describes the image; InfoNCE (equation 2) asks that the two
+   descriptions of an image find each other among those of the batch, temperature 0.2.
+
+Differs from the paper: equation 2 is printed without its -log, which is used; the image that the tokenizer
+sees is the encoder's crop made smaller.
+
+Left open by the paper, and what is done here (options in brackets):
+- weight of the two losses: 1 to 1 [`match_weight`]; descriptors are L2-normalised [`normalise`]; the candidates are
+  the other branch's descriptors of all images of all processes [`negatives` = "other" or "both"]; both directions
+  are averaged [`symmetric`].
+- CLS runs through the encoder and stops there, since the decoder's sequences have "length n" [`decode_cls`].
+- positions are learned in encoder and decoder; between them is a linear layer, as in MAE; heads as the encoder's.
+- with 75 % hidden, B sees as many patches as A, drawn from those that A does not see [`second` = "equal" or "rest"].
+- batch, crop scale and colour strengths: BEiT's and DINO's.
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, normalize
+
+from mimlab.distributed import gather, rank, world
+from mimlab.errors import Refused
+from mimlab.layers import Decoder, token_logs, truncated
+from mimlab.masks import hidden_ids, take
+from mimlab.methods import Filled, Method, Output
+
+PAPER = {  # section 5.1: "follow Bao et al."; no colour jitter
+    "mask": "blockwise",
+    "mask_ratio": 0.5,
+    "mask_args": {"sampler": "cae", "max_block": 75 / 196},
+    "tokenizer": "random_projection",
+    "tokenizer_args": {},
+    "encoder_args": {},
+    "method_args": {},
+    "augment": {"scale": [0.08, 1.0], "flip": 0.5},
+    "lr": 1.5e-3 * 256 / 2048,
+    "min_lr": 1e-5 * 256 / 2048,
+    "schedule": "table",
+    "epochs": 300,
+    "warmup_epochs": 10,
+    "weight_decay": 0.05,
+    "no_decay": "pos_embed,cls_token,positions",
+    "beta2": 0.999,
+    "clip": 3.0,
+    "drop_path": 0.1,
+}
+SMALL = PAPER | {  # section 5.3, Stanford Cars, Clipart, Sketch, Painting
+    "mask": "random",
+    "mask_ratio": 0.75,
+    "mask_args": {},
+    "augment": {
+        "scale": [0.08, 1.0],
+        "flip": 0.5,
+        "jitter": [0.4, 0.4, 0.2, 0.1],
+        "jitter_p": 0.8,
+        "grey": 0.2,
+        "blur": 0.5,
+        "solarize": 0.2,
+    },
+    "epochs": 5000,
+}
+RECIPE = {"paper": PAPER, "small": SMALL}
+
+
+def info_nce(a, b, temperature=0.2, *, normalise=True, negatives="other", symmetric=True):
+    """InfoNCE of descriptors `a` and `b`, (B, D), row i of one matching row i of the other: loss, accuracy.
+
+    The candidates are those of all processes. `negatives`: "other" branch only, or "both" (then also
+    the own branch's other images, as SimCLR). Equation 2, with the -log.
+    """
+    if normalise:
+        a, b = normalize(a, dim=1), normalize(b, dim=1)
+    all_a, all_b = gather(a), gather(b)
+    target = torch.arange(len(a), device=a.device) + rank() * len(a)
+
+    def one_way(anchor, others, own):
+        logits = anchor @ others.T / temperature  # (B, images)
+        if negatives == "both":
+            same = anchor @ own.T / temperature
+            same = same.scatter(1, target[:, None], float("-inf"))  # not itself
+            logits = torch.cat([logits, same], dim=1)
+        return cross_entropy(logits, target), (logits.detach().argmax(dim=1) == target).float().mean()
+
+    loss, accuracy = one_way(a, all_b, all_a)
+    if symmetric:
+        back, accuracy_back = one_way(b, all_a, all_b)
+        loss, accuracy = (loss + back) / 2, (accuracy + accuracy_back) / 2
+    return loss, accuracy
+
+
+class SplitMask(Method):
+    """Split, inpaint, match; each can be switched off as in Table 8 (without `split` it is BEiT)."""
+
+    def __init__(
+        self,
+        encoder,
+        tokenizer,
+        *,
+        split=True,
+        inpaint=True,
+        match=True,
+        decoder_depth=2,
+        temperature=0.2,
+        match_weight=1.0,
+        normalise=True,
+        negatives="other",
+        symmetric=True,
+        decode_cls=False,
+        second="equal",
+    ):
+        super().__init__(encoder, tokenizer)
+        if not (inpaint or match) or (match and not split):
+            raise Refused(
+                f"method_args: split = {split}, inpaint = {inpaint}, match = {match} leaves nothing to learn; Table 8 has "
+                "split + inpaint + match, split + inpaint, split + match, and inpaint alone (BEiT)"
+            )
+        if negatives not in ("other", "both"):
+            raise Refused(f"method_args: negatives = {negatives!r}; there are: other, both")
+        if second not in ("equal", "rest"):
+            raise Refused(f"method_args: second = {second!r}; there are: equal, rest")
+        if temperature <= 0:
+            raise Refused(f"method_args: temperature = {temperature} must be above 0")
+        if tokenizer is None:
+            raise Refused("tokenizer = none: splitmask predicts tokens and needs one")
+        if split and not encoder.can_drop:
+            raise Refused("splitmask shows each branch its own patches only, which this encoder cannot; use an encoder of the vit family")
+        self.split, self.inpaint, self.match = split, inpaint, match
+        self.temperature, self.match_weight = temperature, match_weight
+        self.pairs = {"normalise": normalise, "negatives": negatives, "symmetric": symmetric}
+        self.decode_cls, self.second = decode_cls, second
+        self.couples_images = match
+        if split:
+            heads = encoder.trunk.blocks[0].attn.num_heads
+            self.decoder = Decoder(encoder, encoder.dim, decoder_depth, heads, fixed=False)
+        else:
+            self.fill = nn.Parameter(torch.zeros(encoder.dim))
+        if inpaint:
+            self.head = nn.Linear(encoder.dim, tokenizer.vocab)
+        self.start()
+
+    def start(self):
+        """Initial weights as ViT's: truncated normal 0.02 (not stated in the paper)."""
+        self.apply(truncated)
+        if self.split:
+            for parameter in (self.decoder.mask_token, self.decoder.positions):
+                nn.init.trunc_normal_(parameter, std=0.02)
+        else:
+            nn.init.trunc_normal_(self.fill, std=0.02)
+        for parameter in (self.encoder.trunk.cls_token, self.encoder.trunk.pos_embed):
+            if parameter is not None and parameter.requires_grad:
+                nn.init.trunc_normal_(parameter, std=0.02)
+
+    def other(self, mask, noise, visible):
+        """What is hidden from B, (B, N), and how many patches B sees.
+
+        B sees what A does not: all of it at 50 %; if that is more than A sees, as many as A, by `noise`.
+        """
+        n = mask.shape[1]
+        if self.second == "rest" or n - visible <= visible + 1:
+            return ~mask, n - visible
+        order = (noise.to(mask.device) + mask).topk(visible, dim=1).indices  # hidden from A, highest noise
+        return torch.ones_like(mask).scatter_(1, order, False), visible
+
+    def branches(self, images, mask, noise=None, visible=None):
+        """Both branches' decoder outputs (B, N, D), and the two masks with their visible counts."""
+        visible = int((~mask[0]).sum()) if visible is None else visible
+        mask_b, visible_b = self.other(mask, torch.zeros(mask.shape) if noise is None else noise, visible)
+        if visible == visible_b:  # one sequence of 2B
+            both = torch.cat([mask, mask_b])
+            out = self.decode(torch.cat([images, images]), both, visible)
+            a, b = out.chunk(2)
+        else:
+            a, b = self.decode(images, mask, visible), self.decode(images, mask_b, visible_b)
+        return a, b, (mask, visible), (mask_b, visible_b)
+
+    def decode(self, images, mask, visible):
+        cls, patches = self.encoder(images, mask, visible)
+        return self.decoder(cls if self.decode_cls else None, patches, mask)
+
+    def forward(self, batch, mask, progress):
+        """`prediction`: logits of what A and then B miss, (patches predicted, vocabulary), image by image."""
+        ids = self.tokenizer(batch.images, self.encoder.grid)  # (B, N)
+        if not self.split:
+            return self.without_split(batch, mask, ids)
+        a, b, *views = self.branches(batch.images, mask, batch.noise, batch.visible)
+        loss, logs, logits = a.new_zeros(()), {}, None
+        if self.inpaint:
+            parts, logits, targets = [], [], []
+            for out, (hidden, visible) in zip((a, b), views, strict=True):
+                where = hidden_ids(hidden, mask.shape[1] - visible)
+                logits.append(self.head(take(out, where)).flatten(0, 1))  # (B * missing, V)
+                targets.append(ids.gather(1, where).flatten())
+                parts.append(cross_entropy(logits[-1], targets[-1]))
+            inpaint = (parts[0] + parts[1]) / 2
+            logits, targets = torch.cat(logits), torch.cat(targets)
+            loss = loss + inpaint
+            logs |= self.inpaint_logs(ids, logits, targets, inpaint)
+        if self.match:
+            match, accuracy = info_nce(a.mean(dim=1), b.mean(dim=1), self.temperature, **self.pairs)
+            loss = loss + self.match_weight * match
+            chance = torch.tensor(1.0 / (len(a) * world()), device=a.device)
+            logs |= {"loss_match": match.detach(), "match_accuracy": accuracy, "match_chance": chance}
+        return Output(loss, logs, logits)
+
+    def without_split(self, batch, mask, ids):
+        """Table 8, first row: BEiT on the same backbone."""
+        patches = self.encoder(batch.images, mask, fill=self.fill)[1]
+        visible = int((~mask[0]).sum()) if batch.visible is None else batch.visible
+        where = hidden_ids(mask, mask.shape[1] - visible)
+        logits, targets = self.head(take(patches, where)).flatten(0, 1), ids.gather(1, where).flatten()
+        loss = cross_entropy(logits, targets)
+        return Output(loss, self.inpaint_logs(ids, logits, targets, loss), logits)
+
+    def inpaint_logs(self, ids, logits, targets, loss):
+        vocab = self.tokenizer.vocab
+        uniform = torch.tensor(math.log(vocab), device=loss.device)
+        return {"loss_inpaint": loss.detach(), "loss_uniform": uniform} | token_logs(ids, logits, targets, vocab)
+
+    def predict(self, images, mask):
+        """Logits of every position from branch A, and from B, each (B, N, vocabulary)."""
+        a, b, _, _ = self.branches(images, mask)
+        return self.head(a), self.head(b)
+
+    def reconstruct(self, images, mask):
+        """What branch A, which does not see what `mask` hides, fills in."""
+        if not self.inpaint or not self.tokenizer.can_decode:
+            return None
+        if self.split:
+            logits = self.predict(images, mask)[0]
+        else:
+            logits = self.head(self.encoder(images, mask, fill=self.fill)[1])
+        filled = self.tokenizer.decode(logits.argmax(dim=2), self.encoder.grid)
+        filled = nn.functional.interpolate(filled, size=images.shape[2:], mode="nearest")
+        return Filled(filled, "the most likely token of each patch, drawn as its codebook patch")

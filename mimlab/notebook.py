@@ -1,0 +1,333 @@
+"""Run a notebook strictly: names and values are checked before a kernel starts, and only a success replaces a success."""
+
+import ast
+import importlib
+import json
+import os
+import re
+import sys
+import threading
+import time
+from pathlib import Path
+
+from mimlab.errors import Refused
+from mimlab.find import closest
+
+# what the kernel sees besides our own environment: viewers print text, and plotly puts its JavaScript into the
+# notebook once, so that an HTML export is interactive when opened from disk without a network
+BATCH = {"MIMLAB_BATCH": "1", "PLOTLY_RENDERER": "plotly_mimetype+notebook"}
+AUTOSAVE = 20  # s between saves of a running cell
+SPEAK = 10  # s between progress lines where there is no terminal
+
+
+class Failed(RuntimeError):
+    """A notebook that stopped: which cell, the error, where the copy is kept, then the last lines of the traceback."""
+
+
+def parameters(notebook):
+    """Name -> {"default": value, "help": text} of the cell tagged `parameters`.
+
+    Raises Refused where the file is missing, is no notebook, has no such cell, or a default is no plain value.
+    """
+    return _parameters(Path(notebook), _read(Path(notebook)))
+
+
+def execute(notebook, parameters=None, *, output=None, progress=True):
+    """Run a notebook with papermill and return the path of the executed copy.
+
+    `parameters` is name -> value, as Python values or as text from a command line; where the notebook's metadata
+    {"mimlab": {"config": "Pretrain"}} names a dataclass of mimlab.config, that class checks and types all of
+    them, and `output` defaults to the notebook's name, without its number, in the folder of that config.
+    While it runs the copy is `<name>.running.ipynb`; a failed one stays as `<name>.failed.ipynb`, beside a finished
+    earlier one.
+    Raises Refused before anything starts, or where a cell raised it; Failed for every other error in a cell.
+    """
+    notebook, given = Path(notebook), dict(parameters or {})
+    node = _read(notebook)
+    known = _parameters(notebook, node)
+    for name in given:
+        if name not in known:
+            there = ", ".join(known) or "none"
+            raise Refused(f"{notebook.name}: no parameter {name!r}{closest(name, known)}; there are: {there}")
+    config = _config(notebook, node)
+    metrics = None
+    if config is not None:
+        cfg = config.read({name: parameter["default"] for name, parameter in known.items()} | given)
+        given = {name: getattr(cfg, name) for name in given}
+        metrics = Path(cfg.folder()) / "metrics.jsonl"
+        output = output or metrics.with_name(re.sub(r"^\d+[_-]*", "", notebook.stem) + ".ipynb")
+    if output is None:
+        raise Refused(f"output: {notebook.name} names no config, so give a path for the executed copy")
+    output = Path(output)
+    if output.suffix != ".ipynb" or output.resolve() == notebook.resolve():
+        raise Refused(f"output = '{output}': give a path that ends in .ipynb and is not the notebook itself")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    _run(node, given, output, _Progress(output.stem, node, metrics, sys.stderr) if progress else None)
+    return output
+
+
+def export_html(notebook):
+    """Write an executed notebook as one HTML file beside it, complete without a network; returns its path."""
+    from nbconvert import HTMLExporter
+
+    notebook = Path(notebook)
+    _must_exist(notebook)
+    # Loaders of plotly's MathJax, require.js and mermaid would fetch from a CDN, and hang where that is blocked;
+    # require.js would also catch plotly.js, which must define a global.
+    html, _ = HTMLExporter(require_js_url="", mathjax_url="").from_filename(str(notebook))
+    html = re.sub(r"<script\b[^>]*\bsrc=\"(https?:[^\"]*)?\"[^>]*>\s*</script>", "", html)
+    target = notebook.with_suffix(".html")
+    aside = target.with_suffix(".html.part")
+    aside.write_text(html, encoding="utf-8")
+    os.replace(aside, target)
+    return target
+
+
+def _must_exist(notebook):
+    if not notebook.is_file():
+        beside = sorted(path.name for path in notebook.parent.glob("*.ipynb"))
+        raise Refused(
+            f"notebook: there is no file '{notebook}'{closest(notebook.name, beside)}; "
+            f"there are: {', '.join(beside) or 'none'}"
+        )
+
+
+def _read(notebook):
+    """The notebook as a node of the latest format, or Refused."""
+    import nbformat
+
+    _must_exist(notebook)
+    try:
+        node = nbformat.read(notebook, as_version=4)
+    except (nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeDecodeError, AttributeError):
+        raise Refused(f"notebook: '{notebook}' is not a Jupyter notebook (.ipynb)") from None
+    if not any("parameters" in cell.metadata.get("tags", []) for cell in node.cells):
+        raise Refused(f"{notebook.name}: no cell is tagged 'parameters'; tag the one that sets the settings")
+    # the kernel is this interpreter whatever was recorded, and papermill wants the language named
+    node.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return node
+
+
+def _parameters(notebook, node):
+    from papermill import inspect_notebook
+
+    found = {}
+    for name, parameter in inspect_notebook(node).items():
+        try:
+            default = ast.literal_eval(parameter["default"])
+        except (ValueError, SyntaxError):
+            raise Refused(
+                f"{notebook.name}: the default of {name} is {parameter['default']!r}; "
+                "a parameters cell holds plain lines such as name = 0.5"
+            ) from None
+        found[name] = {"default": default, "help": parameter["help"]}
+    return found
+
+
+def _config(notebook, node):
+    """The dataclass that the notebook's metadata names, or None."""
+    name = node.metadata.get("mimlab", {}).get("config")
+    if name is None:
+        return None
+    module = importlib.import_module("mimlab.config")
+    known = [key for key, value in vars(module).items() if hasattr(value, "read")]
+    if name not in known:
+        raise Refused(
+            f"{notebook.name}: metadata names the config {name!r}{closest(name, known)}; there are: {', '.join(known)}"
+        )
+    return getattr(module, name)
+
+
+def _run(node, given, output, progress):
+    """papermill from start to the renamed copy; translates its errors."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError, strip_color
+
+    running, failed = (output.with_name(f"{output.stem}.{state}.ipynb") for state in ("running", "failed"))
+    try:
+        with progress or _Silent() as watch:
+            done = papermill.execute_notebook(
+                node,
+                str(running).replace("{", "{{").replace("}", "}}"),  # papermill formats the path
+                {name: str(value) if isinstance(value, Path) else value for name, value in given.items()},
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                autosave_cell_every=AUTOSAVE,
+                store_widget_state=False,
+                record_timing=False,
+                kernel_manager_class=_kernel(),
+                extra_arguments=["--log-level=ERROR"],  # else: a warning about TCP for each start
+                on_cell_start=watch.cell_starts,
+                on_cell_executed=watch.cell_ends,  # on_cell_complete comes when the cell was merely sent
+            )
+    except BaseException as error:
+        if running.exists():
+            _clean(running)
+            os.replace(running, failed)
+        if isinstance(error, PapermillExecutionError):
+            if error.ename == "Refused":
+                raise Refused(error.evalue) from None
+            last = strip_color("\n".join(error.traceback)).rstrip().splitlines()[-8:]
+            what = f"{error.ename}: {error.evalue.splitlines()[0] if error.evalue else ''}".rstrip(": ")
+            told = f"{output.stem}: cell [{error.exec_count}] raised {what}; kept as {failed}"
+            raise Failed("\n".join([told, *last])) from None
+        if isinstance(error, DeadKernelError):
+            told = (
+                f"{output.stem}: the kernel died (out of memory, or killed) in cell [{watch.started}]; kept as {failed}"
+            )
+            raise Failed(told) from None
+        raise
+    _strip(done)
+    _write(done, running)
+    os.replace(running, output)
+    failed.unlink(missing_ok=True)  # it told of an attempt that has now succeeded
+
+
+def _kernel():
+    """A kernel manager for this very interpreter and the batch environment.
+
+    A kernelspec `python3` of the user or of the system may belong to another Python; none is looked at. The
+    environment is the kernel's alone: ours stays as it is, so several notebooks may run in threads.
+    """
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+
+    class Kernel(AsyncKernelManager):
+        def __init__(self, **options):
+            super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **options)
+
+        async def start_kernel(self, **options):
+            await AsyncKernelManager.start_kernel(self, **{**options, "env": {**os.environ, **BATCH}})
+
+    return Kernel
+
+
+def _strip(node):
+    """Remove what papermill noted: paths of this machine and times."""
+    for part in (node, *node.cells):
+        part.metadata.pop("papermill", None)
+
+
+def _clean(path):
+    """Strip a copy that was cut off, if it is whole enough to be read."""
+    import nbformat
+
+    try:
+        node = nbformat.read(path, as_version=4)
+    except (ValueError, AttributeError, nbformat.ValidationError):
+        return  # killed in the middle of a save: keep the bytes as evidence
+    _strip(node)
+    _write(node, path)
+
+
+def _write(node, path):
+    import nbformat
+
+    aside = path.with_name(path.name + ".part")
+    nbformat.write(node, aside)
+    os.replace(aside, path)
+
+
+class _Silent:
+    """Counts cells, says nothing."""
+
+    started = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def cell_starts(self, cell, cell_index):
+        self.started += cell.cell_type == "code" and bool(cell.source.strip())
+
+    def cell_ends(self, cell, cell_index, execute_reply):
+        pass
+
+
+class _Progress(_Silent):
+    """Cells done, and the run's step, loss and time left while its metrics.jsonl grows.
+
+    One bar on a terminal; elsewhere a line every ten seconds in which something changed.
+    """
+
+    def __init__(self, title, node, metrics, stream):
+        self.title, self.stream = title, stream
+        self.cells = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in node.cells)
+        self.metrics = _Tail(metrics) if metrics else None
+        self.ended, self.said, self.stop = 0, "", threading.Event()
+
+    def __enter__(self):
+        from tqdm import tqdm
+
+        self.bar = tqdm(
+            total=self.cells,
+            desc=self.title,
+            unit="cell",
+            file=self.stream,
+            disable=not self.stream.isatty(),
+            bar_format="{desc}: {n_fmt} of {total_fmt} cells |{bar:20}| {elapsed}{postfix}",
+        )
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.thread.join()
+        self.bar.close()
+
+    def cell_ends(self, cell, cell_index, execute_reply):
+        if cell.metadata.get("tags") != ["injected-parameters"]:  # papermill's own cell is not in the total
+            self.ended += 1
+            self.bar.update()
+
+    def _watch(self):
+        spoke = time.monotonic()
+        while not self.stop.wait(1):
+            news = self.metrics.news() if self.metrics else ""
+            if not self.bar.disable:
+                self.bar.set_postfix_str(news)
+            elif time.monotonic() - spoke >= SPEAK:
+                spoke = time.monotonic()
+                line = f"{self.title}: {self.ended} of {self.cells} cells" + (f", {news}" if news else "")
+                if line != self.said:
+                    print(line, file=self.stream, flush=True)
+                    self.said = line
+
+
+class _Tail:
+    """Follows metrics.jsonl from where it ends now."""
+
+    def __init__(self, path):
+        self.path, self.latest, self.first = path, None, None
+        self.at = path.stat().st_size if path.exists() else 0
+
+    def news(self):
+        """Step, loss and time left of the newest whole line, or '' while nothing was added."""
+        if self.path.exists():
+            with open(self.path, "rb") as file:
+                if file.seek(0, os.SEEK_END) < self.at:  # a resumed run cuts the rows after its checkpoint
+                    self.at = 0
+                file.seek(self.at)
+                whole = file.read().rpartition(b"\n")[0]
+            lines = whole.splitlines()
+            if lines:
+                self.at += len(whole) + 1
+                self.latest = json.loads(lines[-1])
+                self.first = self.first or (time.monotonic(), self.latest.get("step", 0))
+        return self._text(self.latest) if self.latest else ""
+
+    def _text(self, row):
+        step, steps = row.get("step", 0), row.get("steps")
+        parts = [f"step {step:,}" + (f"/{steps:,}" if steps else "")]
+        if isinstance(row.get("loss"), (int, float)):
+            parts.append(f"loss {row['loss']:.4g}")
+        begun, first = self.first
+        if steps and step > first:
+            left = round((time.monotonic() - begun) / (step - first) * (steps - step))
+            parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
+        return ", ".join(parts)

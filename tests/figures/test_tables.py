@@ -1,0 +1,30 @@
+import numpy as np
+import pytest
+
+from mimlab.errors import Refused
+from mimlab.figures.tables import table, text
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (1234567, "1,234,567"), (0.123456, "0.1235"), (45.678, "45.68"), (1234.5, "1,234"), (3.1e-5, "3.1e-05"),
+        (0.0, "0"), (float("nan"), "–"), (None, "–"), (True, "yes"), (np.float32(0.5), "0.5000"),
+        (np.int64(7), "7"), ("random", "random"), (float("inf"), "inf"), (np.bool_(False), "no"),
+    ],
+)  # fmt: skip
+def test_numbers_as_people_write_them(value, said):
+    assert text(value) == said
+
+
+def test_columns_in_order_of_appearance_with_dashes_for_gaps():
+    figure = table([{"name": "a", "n": 1}, {"name": "b", "top1": 0.5}], title="T")
+    assert list(figure.data[0].header.values) == ["<b>name</b>", "<b>n</b>", "<b>top1</b>"]
+    assert [list(column) for column in figure.data[0].cells.values] == [
+        ["a", "b"],
+        ["1", "–"],
+        ["–", "0.5000"],
+    ]
+    assert list(figure.data[0].cells.align) == ["left", "right", "right"]
+    with pytest.raises(Refused):
+        table([])

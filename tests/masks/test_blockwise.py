@@ -1,0 +1,197 @@
+"""Block-wise masks against a plain loop over the rule, and against the official generators' statistics."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from oracle_cases import cases, load
+from scipy import ndimage
+
+from mimlab import masks
+from mimlab.errors import Refused
+from mimlab.masks import blockwise
+
+
+def statistics(drawn):
+    """The oracle's statistics of masks (M, h, w), 0 or 1: one number per mask (or pair of masks) each."""
+    drawn = drawn.astype(bool)
+    hidden = [ndimage.label(mask) for mask in drawn]  # 4-connected
+    pairs = [drawn[:, 1:] == drawn[:, :-1], drawn[:, :, 1:] == drawn[:, :, :-1]]
+    return {
+        "count": drawn.sum((1, 2)),
+        "components": np.array([n for _, n in hidden]),
+        "visible_components": np.array([ndimage.label(~mask)[1] for mask in drawn]),
+        "same_neighbour": np.concatenate([p.reshape(len(drawn), -1) for p in pairs], 1).mean(1),
+        "largest_component": np.array([np.bincount(labels.ravel())[1:].max(initial=0) for labels, _ in hidden]),
+        "pair_overlap": (drawn[1:] & drawn[:-1]).sum((1, 2)),
+    }
+
+
+def compare(drawn, stored, config, few=1.0):
+    """Means within 6 sqrt(2) standard errors, cell frequencies and histograms as cases.md says.
+
+    `few` widens the bounds for samples that are smaller than the stored ones by that factor.
+    """
+    got = statistics(drawn)
+    for key, error in config["standard_error_of_means"].items():
+        name = key.removesuffix("_mean")
+        off, bound = abs(got[name].mean() - float(stored[key])), 6 * math.sqrt(1 + few) * error + 1e-9
+        print(f"{key}: off by {off / bound:.3g} of the tolerance")
+        assert off <= bound, f"{key} = {got[name].mean()}, stored {stored[key]}"
+    difference = drawn.mean(0) - stored["cell_frequency"]
+    assert np.abs(difference).max() <= 0.07 * math.sqrt(few)
+    assert np.sqrt((difference**2).mean()) <= 0.022 * math.sqrt(few)
+    for name in ("count", "components"):
+        want = stored[f"{name}_hist"] / stored[f"{name}_hist"].sum()
+        have = np.bincount(got[name], minlength=len(want))[: len(want)] / len(got[name])
+        variation = np.abs(have - want).sum() / 2
+        print(f"{name}_hist: total variation {variation:.3g}")
+        assert variation <= 0.10 * math.sqrt(few)
+
+
+def settings(config):
+    """Grid, goal and options of a stored case."""
+    given = config["arguments"]
+    size = given["input_size"]
+    grid = (size, size) if isinstance(size, int) else tuple(size)
+    aspect = given.get("min_aspect") or 0.3
+    return (
+        grid,
+        given["num_masking_patches"],
+        {
+            "min_block": given.get("min_num_patches", 4),  # the official default
+            "max_block": given.get("max_num_patches"),
+            "aspect": (aspect, given.get("max_aspect") or 1 / aspect),
+        },
+    )
+
+
+@pytest.mark.parametrize("name", cases("beit_masks") + cases("cae_masks"))
+def test_statistics_of_the_official_generators(name):
+    _, stored, config = load(name)
+    grid, goal, given = settings(config)
+    sampler = name.split("_")[0]
+    assert stored["cell_frequency"].shape == grid
+
+    few = config["n_masks"] / len(stored["masks"])
+    compare(stored["masks"].astype(float), stored, config, few)  # the statistics themselves, on stored masks
+
+    generator = torch.Generator().manual_seed(7)
+    drawn = blockwise.blocks(config["n_masks"], grid, goal, generator, sampler=sampler, **given)
+    assert drawn.dtype == torch.bool and drawn.shape == (config["n_masks"], grid[0] * grid[1])
+    counts = drawn.sum(1)
+    assert (counts <= goal).all() if sampler == "beit" else (counts == goal).all()
+    compare(drawn.view(-1, *grid).numpy().astype(float), stored, config)
+
+
+@pytest.mark.parametrize("name", cases("cae_masks"))
+@pytest.mark.parametrize("sampler", ["beit", "cae"])
+def test_sampled_masks_follow_the_exact_rule(name, sampler):
+    _, stored, config = load(name)
+    grid, goal, given = settings(config)
+    generator = torch.Generator().manual_seed(8)
+    rank = blockwise.rank(config["n_masks"], grid, generator, goal=goal, sampler=sampler, **given)
+    compare(masks.cut(rank, goal).view(-1, *grid).numpy().astype(float), stored, config)
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (3, 9), (14, 14)])
+def test_no_block_spans_the_grid(grid):
+    n = grid[0] * grid[1]
+    rank = blockwise.rank(3000, grid, torch.Generator().manual_seed(0), goal=n // 2, min_block=max(1, n // 4))
+    level = rank.floor()  # one whole number per block
+    first = (level == level.amax(1, keepdim=True)).view(-1, *grid)
+    rows, columns = first.any(2), first.any(1)
+    assert (first == (rows[:, :, None] & columns[:, None, :])).all()  # a rectangle
+    assert rows.sum(1).max() == grid[0] - 1  # strictly smaller, but as large as that
+    assert columns.sum(1).max() < grid[1]
+
+
+def one_by_one(h, w, goal, low, high, rng):
+    """BEiT's rule as a plain loop, written from the words of the module."""
+    mask = np.zeros((h, w), bool)
+    while mask.sum() < goal:
+        cap = min(goal - mask.sum(), high)
+        for _ in range(10):
+            area, aspect = rng.uniform(low, cap), math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
+            bh, bw = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if bh < h and bw < w:
+                top, left = rng.randint(0, h - bh), rng.randint(0, w - bw)
+                new = bh * bw - mask[top : top + bh, left : left + bw].sum()
+                if 0 < new <= cap:
+                    mask[top : top + bh, left : left + bw] = True
+                    break
+        else:
+            return mask
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("grid", "goal", "low", "high"), [((8, 8), 26, 5, 26), ((7, 12), 40, 8, 20), ((14, 14), 98, 16, 75)]
+)
+def test_batched_is_the_same_distribution_as_one_by_one(grid, goal, low, high):
+    rng = random.Random(0)
+    loop = np.stack([one_by_one(*grid, goal, low, high, rng) for _ in range(1500)])
+    batched = blockwise.blocks(4000, grid, goal, torch.Generator().manual_seed(0), min_block=low, max_block=high)
+    batched = batched.view(-1, *grid).numpy()
+    want, got = statistics(loop), statistics(batched)
+    for key in want:
+        error = math.sqrt(want[key].var() / len(loop) + got[key].var() / len(batched)) * (2 if "overlap" in key else 1)
+        assert abs(want[key].mean() - got[key].mean()) < 4.5 * error + 1e-9, key
+    spread = np.sqrt(loop.mean(0) * (1 - loop.mean(0)) * (1 / len(loop) + 1 / len(batched))) + 1e-3
+    assert (np.abs(loop.mean(0) - batched.mean(0)) / spread).max() < 4.5
+
+
+def test_beit_falls_short_as_published_and_the_rank_does_not():
+    short = blockwise.blocks(5000, (14, 14), 75, torch.Generator().manual_seed(0), min_block=16).sum(1)
+    assert 0.64 < (short == 75).float().mean() < 0.70  # papers: 67 to 68 % of draws reach the goal
+    assert short.max() == 75 and short.min() >= 60
+
+
+@pytest.mark.parametrize("grid", [(1, 8), (8, 1), (2, 2), (2, 9)])
+def test_cae_is_exact_where_blocks_cannot_be(grid):
+    n = grid[0] * grid[1]
+    for goal in range(1, n):
+        drawn = blockwise.blocks(8, grid, goal, torch.Generator().manual_seed(0), min_block=1, sampler="cae")
+        assert (drawn.sum(1) == goal).all()
+
+
+@pytest.mark.parametrize("sampler", ["beit", "cae", "rank"])
+def test_masks_are_blocks_not_dust(sampler):
+    drawn = masks.sample("blockwise", 300, (14, 14), 0.4, torch.Generator().manual_seed(0), sampler=sampler)
+    got = statistics(drawn.view(-1, 14, 14).numpy())
+    assert got["components"].mean() < 3 and got["same_neighbour"].mean() > 0.85
+
+
+def test_one_rank_may_be_cut_anywhere():
+    rank = blockwise.rank(200, (14, 14), torch.Generator().manual_seed(0), sampler="rank")
+    before = torch.zeros(200, 196, dtype=torch.bool)
+    for hidden in (10, 60, 98, 147, 180):
+        mask = masks.cut(rank, hidden)
+        assert (mask.sum(1) == hidden).all() and (before <= mask).all()
+        before = mask
+    first = masks.cut(rank, 12).view(-1, 14, 14).numpy()  # inside the first block: one piece
+    assert (statistics(first)["components"] == 1).mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"sampler": "bait"}, "did you mean 'beit'.*cae, rank"),
+        ({"min_block": 99}, "min_block = 99.*98"),
+        ({"min_block": 20, "max_block": 10}, "min_block = 20.*max_block = 10"),
+        ({"min_block": 0}, "min_block = 0"),
+        ({"max_block": 2.5}, "max_block = 2.5"),
+        ({"aspect": 0}, "aspect = 0"),
+        ({"aspect": 3.0}, "aspect = 3.0"),
+    ],
+)
+def test_impossible_settings_are_refused(given, says):
+    with pytest.raises(Refused, match=says):
+        masks.sample("blockwise", 2, (14, 14), 0.5, torch.Generator(), **given)
+
+
+def test_a_goal_is_needed_or_the_sampler_that_needs_none():
+    with pytest.raises(Refused, match="'rank' does not"):
+        blockwise.rank(2, (14, 14), torch.Generator())

@@ -1,0 +1,156 @@
+"""MAE against the official code's numbers, and against its own words."""
+
+import pytest
+import torch
+from oracle_cases import assert_close, cases, load
+
+from mimlab import encoders
+from mimlab.checkpoints import mae as official
+from mimlab.errors import Refused
+from mimlab.layers import patchify, unpatchify
+from mimlab.masks import cut, visible_ids
+from mimlab.methods import Batch, Progress
+from mimlab.methods.mae import MAE
+
+
+def build(config, norm_pix):
+    encoder = encoders.create(
+        "vit",
+        config["img_size"],
+        config["patch_size"],
+        dim=config["embed_dim"],
+        depth=config["depth"],
+        heads=config["num_heads"],
+        positions="sincos",
+        normalise="none",
+    )
+    return MAE(
+        encoder,
+        norm_pix=norm_pix,
+        decoder_dim=config["decoder_embed_dim"],
+        decoder_depth=config["decoder_depth"],
+        decoder_heads=config["decoder_num_heads"],
+    )
+
+
+@pytest.fixture(params=cases("mae_pretrain"))
+def case(request):
+    return load(request.param)
+
+
+def images_of(arrays):
+    return torch.as_tensor(arrays["images"])
+
+
+def test_mask_is_the_official_one_for_its_noise(case):
+    _, arrays, about = case
+    noise = torch.as_tensor(arrays["noise"])
+    mask = cut(noise, noise.shape[1] - about["len_keep"])
+    assert torch.equal(mask, torch.as_tensor(arrays["mask"]).bool())
+
+
+@pytest.mark.parametrize("norm_pix", [False, True])
+def test_outputs_losses_and_gradients_are_the_official_ones(case, norm_pix):
+    state, arrays, about = case
+    method = build(about["config"], norm_pix)
+    assert official.load_method(method, state) == ([], [])
+    images, mask = images_of(arrays), torch.as_tensor(arrays["mask"]).bool()
+    visible = about["len_keep"]
+
+    cls, patches = method.encoder(images, mask, visible)
+    order = torch.as_tensor(arrays["ids_keep"]).argsort(dim=1)  # raster order of the official shuffled tokens
+    want = torch.as_tensor(arrays["latent"])
+    assert_close(cls, want[:, 0], 3e-5, 1e-5)
+    assert_close(patches, want[:, 1:].gather(1, order[..., None].expand_as(want[:, 1:])), 3e-5, 1e-5)
+    assert_close(method.predict(images, mask), arrays["pred"], 3e-5, 1e-5)
+
+    output = method(Batch(images, visible=visible), mask, Progress())
+    assert_close(output.loss, arrays["loss_norm_pix_f64" if norm_pix else "loss_f64"], 2e-5, 0)
+    output.loss.backward()
+    own = dict(method.named_parameters())
+    for name, want in about["grad_norm_norm_pix" if norm_pix else "grad_norm"].items():
+        gradient = own[official.ours(name)].grad
+        if want is None:
+            assert gradient is None, name
+        else:
+            assert_close(gradient.norm(), want, 2e-3, 1e-6)
+
+
+def test_patches_are_the_official_ones(case):
+    _, arrays, about = case
+    patch, images = about["config"]["patch_size"], images_of(arrays)
+    patches = patchify(images, patch, channels_last=True)
+    assert torch.equal(patches, torch.as_tensor(arrays["patchify"]))
+    side = images.shape[2] // patch
+    back = unpatchify(torch.as_tensor(arrays["pred"]), (side, images.shape[3] // patch), patch, channels_last=True)
+    assert torch.equal(back, torch.as_tensor(arrays["unpatchify_of_pred"]))
+
+
+def test_initial_weights_have_the_official_statistics(case):
+    about = case[2]
+    config = about["config"] | about.get("init_config", {})
+    count = {name: stats[4] for name, stats in about["init_stats"].items()}
+    pooled = {}
+    for seed in range(4):
+        torch.manual_seed(seed)
+        for name, value in build(config, True).named_parameters():
+            pooled.setdefault(name, []).append(value.detach().flatten())
+    for name, (mean, std, low, high, number) in about["init_stats"].items():
+        values = torch.cat(pooled[official.ours(name)])
+        assert len(values) == number == count[name]
+        if std == 0:
+            assert values.min() == values.max() == pytest.approx(mean)
+        elif number > 2000:
+            assert float(values.std()) == pytest.approx(std, rel=0.05), name
+            bound = max(abs(low), abs(high)) * 1.02
+            if "norm" not in name and not name.endswith("token"):
+                assert float(values.abs().max()) <= bound, name
+
+
+def test_loss_on_four_patches_by_hand():
+    """Independent of the code's own patchify, take and put."""
+    torch.manual_seed(0)
+    method = build(
+        {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
+        | {"decoder_embed_dim": 8, "decoder_depth": 1, "decoder_num_heads": 2},
+        norm_pix=True,
+    )
+    images, mask = torch.rand(1, 3, 8, 8), torch.tensor([[True, False, True, True]])
+    predicted = method.predict(images, mask)[0]
+    total = 0.0
+    for patch, (row, column) in enumerate(((0, 0), (0, 4), (4, 0), (4, 4))):
+        if mask[0, patch]:
+            pixels = images[0, :, row : row + 4, column : column + 4].permute(1, 2, 0).reshape(-1)
+            target = (pixels - pixels.mean()) / (pixels.var(unbiased=True) + 1e-6).sqrt()
+            total += float((predicted[patch] - target).square().mean())
+    assert float(method(Batch(images), mask, Progress()).loss) == pytest.approx(total / 3, rel=1e-5)
+
+
+def test_hidden_pixels_cannot_reach_the_prediction():
+    torch.manual_seed(0)
+    config = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    method = build(config | {"decoder_embed_dim": 8, "decoder_depth": 1, "decoder_num_heads": 2}, norm_pix=False).eval()
+    images, mask = torch.rand(2, 3, 16, 16), cut(torch.rand(2, 16), 12)
+    changed = images + torch.rand_like(images) * mask.view(2, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert torch.equal(method.predict(images, mask), method.predict(changed, mask))
+    assert len(visible_ids(mask, 4)[0]) == 4
+
+
+def test_reconstruction_puts_true_statistics_back_and_says_so():
+    torch.manual_seed(0)
+    config = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    config |= {"decoder_embed_dim": 8, "decoder_depth": 1, "decoder_num_heads": 2}
+    images, mask = torch.rand(2, 3, 16, 16), cut(torch.rand(2, 16), 12)
+    leaking, plain = (build(config, norm_pix).reconstruct(images, mask) for norm_pix in (True, False))
+    assert leaking.images.shape == images.shape and "leak" in leaking.note
+    assert "leak" not in plain.note
+
+
+def test_refuses_what_cannot_work():
+    vit = encoders.create("vit", 16, 4, dim=16, depth=1, heads=2)
+    with pytest.raises(Refused, match=r"decoder_dim = 10.*decoder_heads = 3"):
+        MAE(vit, decoder_dim=10, decoder_heads=3)
+    with pytest.raises(Refused, match="takes none"):
+        MAE(vit, object())
+    with pytest.raises(Refused, match="vit family"):
+        MAE(encoders.create("beit", 16, 4, dim=16, depth=1, heads=2))

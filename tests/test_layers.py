@@ -1,0 +1,142 @@
+"""Position tables and schedules against the official code; groups, patches, decoder."""
+
+import numpy as np
+import pytest
+import torch
+from oracle_cases import assert_close, cases, load
+
+from mimlab import encoders
+from mimlab.layers import (
+    Decoder,
+    Normalise,
+    decay_groups,
+    patchify,
+    resize_positions,
+    schedule,
+    sincos_2d,
+    token_logs,
+    unpatchify,
+)
+from mimlab.masks import cut
+
+
+@pytest.mark.parametrize("name", cases("mae_pos_embed"))
+def test_position_tables_are_the_official_ones(name):
+    _, arrays, about = load(name)
+    grid, new = (about["grid"],) * 2, (about["new_grid"],) * 2
+    assert_close(sincos_2d(about["dim"], grid, cls=True), arrays["sincos_cls"], 0, 1e-6)
+    assert_close(sincos_2d(about["dim"], grid), arrays["sincos_nocls"], 0, 1e-6)
+    other = about["other"]
+    assert_close(sincos_2d(other["dim"], (other["grid"],) * 2, cls=True), arrays["sincos_other"], 0, 1e-6)
+    resized = resize_positions(torch.as_tensor(arrays["learned"]), grid, new)
+    assert_close(resized, arrays["learned_interpolated"], 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("name", cases("mae_pretrain"))
+def test_the_models_tables_are_the_official_ones(name):
+    _, arrays, about = load(name)
+    config = about["config"]
+    side = config["img_size"] // config["patch_size"]
+    assert_close(sincos_2d(config["embed_dim"], (side, side), cls=True)[None], arrays["pos_embed"], 0, 1e-6)
+    table = sincos_2d(config["decoder_embed_dim"], (side, side), cls=True)[None]
+    assert_close(table, arrays["decoder_pos_embed"], 0, 1e-6)
+
+
+def test_positions_of_a_grid_that_is_not_square():
+    """Column half first: rows of one column share their first half, patches of one row their second."""
+    table = sincos_2d(8, (2, 3)).view(2, 3, 8)
+    assert torch.equal(table[0, 1, :4], table[1, 1, :4]) and torch.equal(table[1, 0, 4:], table[1, 2, 4:])
+    assert float(table[0, 2, 0]) == pytest.approx(np.sin(2.0))
+
+
+@pytest.mark.parametrize("name", cases("schedules_layer_decay"))
+def test_learning_rates_are_the_official_ones(name):
+    _, arrays, about = load(name)
+    p = about["parameters"]
+    steps, warmup = p["epochs"] * p["it"], p["warmup_epochs"] * p["it"]
+    mae = [schedule(i, steps, warmup, p["lr"], end=p["min_lr"]) for i in range(steps)]
+    assert_close(mae, arrays["mae_lr"], 1e-9, 0)
+    start, final = p["beit_warmup_start"], p["beit_final"]
+    for key, warm in (("beit_lr", warmup), ("beit_lr_warmup_steps", p["beit_warmup_steps"])):
+        got = [schedule(i, steps, warm, p["lr"], start=start, end=final, table=True) for i in range(steps)]
+        assert_close(got, arrays[key], 1e-9, 0)
+
+
+@pytest.mark.parametrize("name", cases("schedules_layer_decay"))
+def test_pretraining_decays_what_beit_decays(name):
+    about = load(name)[2]
+    from mimlab.checkpoints.beit import ours
+    from mimlab.methods.beit import RECIPE, BEiT
+    from mimlab.tokenizers.random_projection import Tokenizer
+
+    encoder = encoders.create("beit", 16, 4, dim=24, depth=about["depth"], heads=3)
+    method = BEiT(encoder, Tokenizer(16, 4))
+    groups = decay_groups(method, 0.05, tuple(RECIPE["paper"]["no_decay"].split(",")))
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    own = {name: decay[id(p)] for name, p in method.named_parameters()}
+    compared = {name: want for name, want in about["beit_pretrain_weight_decay"].items() if ours(name) in own}
+    assert len(compared) > 10 * about["depth"]
+    assert {name: own[ours(name)] for name in compared} == compared
+
+
+def test_mae_decays_its_tokens():
+    from mimlab.methods.mae import RECIPE, MAE
+
+    method = MAE(
+        encoders.create("vit", 16, 4, dim=16, depth=1, heads=2, positions="sincos"),
+        decoder_dim=8, decoder_depth=1, decoder_heads=2,
+    )  # fmt: skip
+    groups = decay_groups(method, 0.05, tuple(n for n in RECIPE["paper"]["no_decay"].split(",") if n))
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    assert id(method.encoder.trunk.cls_token) in decayed and id(method.decoder.mask_token) in decayed
+    assert id(method.head.bias) not in decayed and id(method.decoder.norm.weight) not in decayed
+    trained = sum(len(group["params"]) for group in groups)
+    assert trained == sum(p.requires_grad for p in method.parameters())  # fixed positions are in no group
+
+
+def test_schedule_ends():
+    assert schedule(0, 10, 0, 1.0) == 1.0
+    assert schedule(9, 10, 0, 1.0, end=0.2) > 0.2
+    assert [schedule(i, 10, 4, 1.0) for i in range(4)] == [0, 0.25, 0.5, 0.75]
+    assert [schedule(i, 10, 4, 1.0, table=True) for i in (3, 4)] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_patchify_and_back(last):
+    images = torch.rand(2, 3, 8, 12)
+    patches = patchify(images, 4, channels_last=last)
+    assert patches.shape == (2, 6, 48)
+    assert torch.equal(unpatchify(patches, (2, 3), 4, channels_last=last), images)
+    block = images[1, :, 4:8, 8:12]
+    assert torch.equal(patches[1, 5], (block.permute(1, 2, 0) if last else block).reshape(-1))
+
+
+def test_normalise_and_back():
+    images = torch.rand(2, 3, 4, 4)
+    for name in ("imagenet", "half", "none"):
+        assert torch.allclose(Normalise(name).back(Normalise(name)(images)), images, atol=1e-6)
+    assert torch.allclose(Normalise("half")(torch.ones(1, 3, 1, 1)), torch.ones(1))
+
+
+def test_decoder_puts_each_patch_at_its_place():
+    """Reversing the order of the visible patches together with their places changes nothing."""
+    torch.manual_seed(0)
+    encoder = encoders.create("vit", 16, 4, dim=24, depth=1, heads=3)
+    decoder = Decoder(encoder, 16, 1, 2, fixed=True).eval()
+    mask = cut(torch.rand(3, 16), 12)
+    patches = torch.rand(3, 4, 24)
+    out = decoder(None, patches, mask)
+    assert out.shape == (3, 16, 16)
+    moved = patches.clone()
+    moved[:, 0] += 1
+    changed = (decoder(None, moved, mask) - out).abs().sum(dim=2)
+    first = (~mask).float().argmax(dim=1)
+    assert torch.equal(changed.argmax(dim=1), first)  # the place that was moved changes most
+
+
+def test_token_logs_by_hand():
+    ids, logits = torch.tensor([[0, 0, 1, 3]]), torch.tensor([[9.0, 0, 0, 0], [0, 9, 0, 0]])
+    logs = token_logs(ids, logits, torch.tensor([0, 2]), 4)
+    assert float(logs["token_accuracy"]) == 0.5 and float(logs["token_majority"]) == 0.5
+    assert float(logs["tokens_used"]) == 3 and float(logs["token_uniform"]) == 0.25
+    assert float(logs["token_entropy_bits"]) == pytest.approx(1.5)
