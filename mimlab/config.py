@@ -176,6 +176,7 @@ class Pretrain(Settings):
             raise Refused(f"recipe = {self.recipe!r}: {self.method} has {', '.join(method.RECIPE)}")
         paper = method.RECIPE[self.recipe]
         filled = {name: paper[name] for name, value in self.dict().items() if value is None and name in paper}
+        filled.pop("warmup_epochs", None)  # the paper's share of training, below
         if self.mask is not None and self.mask != paper["mask"] and self.mask_args is None:
             filled["mask_args"] = {}  # the paper's options belong to the paper's strategy
         if self.tokenizer is not None and self.tokenizer != paper["tokenizer"] and self.tokenizer_args is None:
@@ -197,7 +198,7 @@ class Pretrain(Settings):
         """Refuse what cannot work, before any data is read."""
         import torch
 
-        from mimlab import masks
+        from mimlab import data, masks
         from mimlab.data.augment import Augment
 
         for name, low, high in (
@@ -219,9 +220,9 @@ class Pretrain(Settings):
                 f"use a multiple of {parts}"
             )
         check_device(self.device, self.precision, self.processes)
-        find("data", self.data)
-        check_options("data_args", self.data_args, find("data", self.data).load)
+        data.check(self.data, self.data_args)
         check_options("augment", self.augment, Augment)
+        Augment(self.image_size, **self.augment)
         if self.tokenizer != "none":
             check_options("tokenizer_args", self.tokenizer_args, find("tokenizers", self.tokenizer).Tokenizer)
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
@@ -348,10 +349,10 @@ class Look(Settings):
     out: str = setting("runs", "where `newest` looks")
 
     def resolved(self):
+        import torch
+
         from mimlab import masks
         from mimlab.run import Run
-
-        import torch
 
         within("images", self.images, 1, 64)
         run = Run.find(self.run, self.out)
@@ -387,13 +388,13 @@ class Explore(Settings):
     def resolved(self):
         import torch
 
-        from mimlab import masks
+        from mimlab import data, masks
 
         within("images", self.images, 1, 64)
         within("samples", self.samples, 2, 1_000_000)
         if self.image_size % self.patch_size:
             raise Refused(f"patch_size = {self.patch_size} does not divide image_size = {self.image_size}")
-        check_options("data_args", self.data_args, find("data", self.data).load)
+        data.check(self.data, self.data_args)
         grid = (self.image_size // self.patch_size,) * 2
         masks.sample(self.mask, 1, grid, self.mask_ratio, torch.Generator().manual_seed(0), **self.mask_args)
         return self

@@ -21,14 +21,15 @@ def evaluate(cfg, report=None):
     run, module = Run.open(cfg.run), find("evals", cfg.evaluation)
     settings = run.settings
     share = settings.fraction if cfg.fraction == 1 else cfg.fraction
-    test = run.data("test").require_labels()
+    test = run.data("test")
+    test.require_labels()
     starts = {f"after {settings.method}": True} | ({"from scratch": False} if cfg.baseline else {})
     found, began = {name: [] for name in starts}, time.perf_counter()
     bar = Bar(cfg.seeds * len(starts), 0, cfg.evaluation)
     for seed in range(cfg.seeds):
         train = data.open(
             settings.data, "train", size=settings.cache_size, fraction=share, seed=seed, **settings.data_args
-        ).require_labels()
+        )
         for name, trained in starts.items():
             encoder = run.encoder() if trained else scratch(settings, seed)
             told = {k: v for k, v in (("seed", seed), ("device", device(cfg))) if k in options(module.evaluate)}

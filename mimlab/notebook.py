@@ -326,8 +326,10 @@ class _Tail:
         parts = [f"step {step:,}" + (f"/{steps:,}" if steps else "")]
         if isinstance(row.get("loss"), (int, float)):
             parts.append(f"loss {row['loss']:.4g}")
-        begun, first = self.first
-        if steps and step > first:
-            left = round((time.monotonic() - begun) / (step - first) * (steps - step))
+        left, (begun, first) = row.get("seconds_left"), self.first
+        if left is None and steps and step > first:
+            left = (time.monotonic() - begun) / (step - first) * (steps - step)
+        if left is not None:
+            left = round(left)
             parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
         return ", ".join(parts)

@@ -186,6 +186,12 @@ def _train(cfg, run, report):
     return run
 
 
+def bank(cfg, images):
+    """At most about `PROBE` of the training images, class-balanced, for the k-NN probe."""
+    share = cfg.fraction * min(1.0, PROBE / len(images))
+    return data.open(cfg.data, "train", size=cfg.cache_size, fraction=share, seed=cfg.seed, **cfg.data_args)
+
+
 def open_data(cfg, split):
     share = cfg.fraction if split == "train" else 1.0
     return data.open(cfg.data, split, size=cfg.cache_size, fraction=share, seed=cfg.seed, **cfg.data_args)
@@ -232,7 +238,7 @@ class Log:
         self.steps, self.each, self.report = steps, each, report
         self.bar = Bar(steps, start, cfg.method) if accelerator.is_main_process else None
         self.pending, self.began, self.done = [], time.perf_counter(), start
-        self.test = None
+        self.test = self.bank = None
 
     def add(self, step, rows, output, norm):
         """Tensors only: nothing waits for the device here."""
@@ -299,9 +305,10 @@ class Log:
         paused = time.perf_counter()
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            self.test = self.test or open_data(self.cfg, "test")
+            if self.test is None:
+                self.test, self.bank = open_data(self.cfg, "test"), bank(self.cfg, images)
             if self.test.labels is not None and len(self.test):
-                found = knn.evaluate(method.deployed, images.some(PROBE), self.test, k=min(20, len(images)))
+                found = knn.evaluate(method.deployed, self.bank, self.test, k=min(20, len(self.bank)))
                 row = {"step": step, "steps": self.steps, "epoch": round(step / self.each, 4)}
                 self.row(row | {"knn_top1": found["top1"], "knn_chance": found["chance"]})
         self.accelerator.wait_for_everyone()

@@ -243,6 +243,9 @@ def test_the_tail_reads_whole_lines_and_follows_a_cut_file(tmp_path):
     with open(path, "a") as file:
         file.write('eps": 100, "loss": null}\n')
     assert tail.news().startswith("step 20/100, 0:00:0")
+    with open(path, "a") as file:
+        file.write('{"step": 30, "steps": 100, "seconds_left": 3601.2}\n')
+    assert tail.news() == "step 30/100, 1:00:01 left"
     path.write_text('{"step": 5, "steps": 100}\n')  # shorter than before: the run was resumed
     assert tail.news().startswith("step 5/100")
 

@@ -137,7 +137,7 @@ class Images:
         return torch.from_numpy(self._pixels[self.rows[rows]])
 
     def batches(self, batch):
-        """All images in order: uint8 (B, 3, size, size), and int64 labels (B,) or None; the last may be short."""
+        """All images in order: uint8 (B, 3, size, size), and int64 labels (B,) or None."""
         for start in range(0, len(self), batch):
             rows = np.arange(start, min(start + batch, len(self)))
             labels = None if self.labels is None else torch.from_numpy(self.labels[rows])
@@ -194,8 +194,8 @@ def _first(order, labels, fraction, at_least):
 def _scramble(rows, seed):
     """A 64-bit hash of (seed, row), uint64 (N,): the finaliser of splitmix64 (Steele et al., 2014), twice."""
     x = rows.astype(np.uint64)
-    for salt in (np.uint64(int(seed) % 2**64), np.uint64(0x9E3779B97F4A7C15)):
-        x = x + salt * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x9E3779B97F4A7C15)  # wraps, as it should
+    for salt in (int(seed), 0):
+        x = x + np.uint64((salt + 1) * 0x9E3779B97F4A7C15 % 2**64)  # uint64 arrays wrap, as they should here
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         x = x ^ (x >> np.uint64(31))

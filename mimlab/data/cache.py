@@ -30,7 +30,7 @@ CHUNK = 256  # images decoded between two writes
 Stored = namedtuple("Stored", "pixels labels classes skipped")
 
 
-class Unreadable(Exception):
+class Unreadable(Exception):  # noqa: N818
     """A file that is no image, or not one we can hold: its message is the reason."""
 
 
@@ -60,7 +60,7 @@ def stored(key):
     place = folder(key)
     try:
         meta = json.loads((place / "meta.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     labels = np.load(place / "labels.npy", allow_pickle=False) if meta["labelled"] else None
     pixels = np.load(place / "images.npy", mmap_mode="r", allow_pickle=False)
@@ -211,7 +211,7 @@ def decode(file, size, background=(255, 255, 255)):
 
 
 def _rgb(image, background):
-    """RGB of any mode; 16 bits are scaled by 65,535, floats by the least of 1, 255 and 65,535 that holds them."""
+    """RGB of any mode. 16 bits are scaled by 65,535, floats by the least of 1, 255, 65,535 above them."""
     if image.mode.startswith("I") or image.mode == "F":
         grey = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
         top = (

@@ -114,7 +114,7 @@ def _images(path, files):
 
 
 def _scan(path):
-    """[relative path, size, mtime_ns] of every image below a folder, sorted, without hidden files and folders."""
+    """[relative path, size, mtime_ns] of every image below a folder, sorted, without hidden ones."""
     found, seen = [], set()
     for place, folders, files in os.walk(path, followlinks=True):
         state = os.stat(place)
@@ -176,10 +176,10 @@ def _zip_table(path, label, split_column):
             table = {name: [str(row[i]) for row in rows] for i, name in enumerate(columns)}
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise Refused(
-                f"path = '{path}': index.json should be {{'columns': [...], 'rows': [[...], ...]}} ({error!r})"
+                f"path = '{path}': index.json should be {{'columns': [...], 'rows': [[...]]}} ({error!r})"
             ) from None
     for field, column in (("label", label), ("split_column", split_column)):
-        # the default may be missing, a column that was asked for may not
+        # the default may be missing, one asked for may not
         if column not in (None, {"label": "label", "split_column": "split"}[field], *columns):
             raise Refused(f"{field} = {column!r} is no column of '{path}'; there are: {', '.join(columns)}")
     if not table.get("file"):

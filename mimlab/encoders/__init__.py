@@ -47,6 +47,16 @@ def check_heads(dim, heads):
         raise Refused(f"encoder_args: heads = {heads} does not divide dim = {dim}; heads could be: {good}")
 
 
+def build(full, spec, drop_path):
+    """timm's model `full`; widths that its heads do not divide are `Refused`."""
+    import timm
+
+    try:
+        return timm.create_model(full, drop_path_rate=drop_path, **spec)
+    except AssertionError as error:
+        raise Refused(f"encoder_args {spec} do not fit {full}: {error}; give dim and heads together") from None
+
+
 class Encoder(nn.Module):
     """A transformer over patches, given by its four family-specific parts.
 

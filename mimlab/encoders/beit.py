@@ -8,7 +8,7 @@ Source: unilm/beit, modeling_pretrain.py and modeling_finetune.py.
 import torch
 import torch.nn.functional as F
 
-from mimlab.encoders import Encoder, check_heads, model_name
+from mimlab.encoders import Encoder, build, check_heads, model_name
 from mimlab.errors import Refused
 from mimlab.layers import PIXELS
 
@@ -66,9 +66,7 @@ class Beit(Encoder):
     """timm's BEiT; it can drop hidden patches only without a relative position bias."""
 
     def __init__(self, full, spec, patch, drop_path, normalise):
-        import timm
-
-        trunk = timm.create_model(full, drop_path_rate=drop_path, **spec)
+        trunk = build(full, spec, drop_path)
         relative = spec["use_rel_pos_bias"] or spec["use_shared_rel_pos_bias"]
         super().__init__(
             trunk, {"model_name": full, **spec}, trunk.patch_embed.grid_size, patch, 1, not relative, normalise

@@ -6,7 +6,7 @@ sine-cosine positions.
 
 import torch
 
-from mimlab.encoders import Encoder, check_heads, model_name
+from mimlab.encoders import Encoder, build, check_heads, model_name
 from mimlab.errors import Refused
 from mimlab.layers import PIXELS, sincos_2d
 
@@ -60,10 +60,9 @@ class ViT(Encoder):
     """timm's ViT: learned or fixed positions on patches and CLS, hidden patches dropped or replaced."""
 
     def __init__(self, full, spec, patch, positions, drop_path, normalise):
-        import timm
         from timm.models.vision_transformer import VisionTransformer
 
-        trunk = timm.create_model(full, drop_path_rate=drop_path, **spec)
+        trunk = build(full, spec, drop_path)
         if not isinstance(trunk, VisionTransformer) or trunk.pos_embed is None:
             raise Refused(f"encoder = {full!r} is not a ViT with an absolute position table; use vit_tiny, vit_small, vit_base")
         super().__init__(

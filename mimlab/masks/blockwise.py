@@ -46,11 +46,12 @@ def rank(
     CAE's, so the two give the same ranks here; `blocks` gives BEiT's own short masks. "rank" needs no goal: it
     covers the whole grid and may be cut anywhere. A cut through a block goes along one side of the image drawn
     at random, so that what remains of the block is a block and at most one broken line.
-    `min_block`, `max_block`: patches per block; None: 16/196 of the grid, and no limit but the goal ("rank":
-    75/196 of the grid). SplitMask uses 16 and 75 on 14 x 14. `aspect`: narrowest height to width, or a pair.
+    `min_block`, `max_block`: patches per block, or a share of the grid if below 1; None: 16/196 of the grid, and
+    no limit but the goal ("rank": 75/196 of the grid). SplitMask uses 16 and 75 on 14 x 14. `aspect`: narrowest height to width, or a pair.
     Refuses settings that no block can meet.
     """
     n = grid[0] * grid[1]
+    min_block, max_block = _patches(min_block, n), _patches(max_block, n)
     if sampler not in SAMPLERS:
         raise Refused(f"sampler = {sampler!r} is unknown{closest(sampler, SAMPLERS)}; there are: {', '.join(SAMPLERS)}")
     if goal is None and sampler != "rank":
@@ -77,6 +78,11 @@ def blocks(batch, grid, goal, generator, *, min_block, max_block=None, aspect=0.
         raise Refused(f"sampler = {sampler!r} is no official one{closest(sampler, PATIENCE)}; there are: beit, cae")
     age = _place(batch, grid, goal, generator, min_block, max_block or goal, _logs(aspect), PATIENCE[sampler])
     return age > 0 if sampler == "beit" else cut(_rank(age, grid, generator), goal)
+
+
+def _patches(size, n):
+    """A share of the grid, such as 75/196, as a number of patches; whole numbers and None stay."""
+    return max(1, round(size * n)) if isinstance(size, float) and 0 < size < 1 else size
 
 
 def _check(min_block, max_block, most):

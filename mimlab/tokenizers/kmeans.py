@@ -9,7 +9,7 @@ Letters: M patches, K centres, D values.
 import torch
 
 from mimlab.errors import Refused
-from mimlab.tokenizers import ROOM, PatchTokenizer
+from mimlab.tokenizers import PatchTokenizer, highest
 
 
 class Tokenizer(PatchTokenizer):
@@ -61,8 +61,7 @@ def lloyd(data, centres, rounds):
 
 def _nearest(data, centres):
     """Number of the nearest centre by Euclidean distance: (M, D), (K, D) -> (M,) int64."""
-    half = centres.square().sum(1) / 2  # |x - c|^2 = |x|^2 - 2 (x . c - |c|^2 / 2)
-    return torch.cat([(chunk @ centres.T - half).argmax(1) for chunk in data.split(max(1, ROOM // len(centres)))])
+    return highest(data, centres, centres.square().sum(1) / 2)  # |x - c|^2 = |x|^2 - 2 (x . c - |c|^2 / 2)
 
 
 def _means(data, labels, otherwise):

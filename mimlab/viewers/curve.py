@@ -42,7 +42,10 @@ def columns(rows):
 
 
 def status(row, per_step=None):
-    """One line on the latest row: step, loss, speed, k-NN, and the time left at `per_step` seconds a step."""
+    """One line on the latest row: step, loss, speed, k-NN, and the time left.
+
+    That is the row's own `seconds_left`, or what is left at `per_step` seconds a step.
+    """
     steps = row.get("steps")
     parts = [f"step {row['step']:,}" + (f" of {steps:,}" if steps else "")]
     if "epoch" in row:
@@ -55,8 +58,9 @@ def status(row, per_step=None):
         parts.append(f"k-NN {row['knn_top1']:.4g}")
     if steps and row["step"] >= steps:
         parts.append("done")
-    elif steps and per_step:
-        seconds = round((steps - row["step"]) * per_step)
+    elif row.get("seconds_left") is not None or (steps and per_step):
+        left = row.get("seconds_left")
+        seconds = round((steps - row["step"]) * per_step if left is None else left)
         parts.append(f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left")
     return " · ".join(parts)
 

@@ -52,7 +52,7 @@ def test_the_error_is_on_one_scale_for_all_rows(mask, decode):
     top = figure.data[-1].marker.cmax
     assert 0.5 <= top <= 0.55
     assert tuple(low) == (68, 1, 84)  # viridis at 0
-    (colour,) = sample_colorscale("Viridis", [128 / 255 / top])
+    (colour,) = sample_colorscale("Viridis", [127 / 255 / top])
     assert np.abs(high - np.array(unlabel_rgb(colour))).max() < 3
     same = panel(grey(0.2), mask, GRID, grey(0.2))  # no error at all is no division by zero
     assert tuple(decode(same.layout.images[4].source)[0, 0]) == (68, 1, 84)

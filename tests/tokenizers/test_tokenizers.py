@@ -33,7 +33,7 @@ class Stand:
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def store(tmp_path, monkeypatch):
     monkeypatch.setenv("MIMLAB_HOME", str(tmp_path))
     return tmp_path / "tokenizers"
 
@@ -48,7 +48,7 @@ def images(n=5, size=(32, 32), seed=3):
 
 @every
 @pytest.mark.parametrize("grid", [(8, 8), (4, 7), (1, 3)], ids=str)
-def test_ids_are_in_range_for_any_grid_and_image_size(name, grid, home):
+def test_ids_are_in_range_for_any_grid_and_image_size(name, grid, store):
     tokenizer = fit(name, grid)
     for size in ((grid[0] * 4, grid[1] * 4), (37, 50)):
         ids = tokenizer(images(size=size), grid)
@@ -58,7 +58,7 @@ def test_ids_are_in_range_for_any_grid_and_image_size(name, grid, home):
 
 
 @every
-def test_frozen_and_carried_by_its_state(name, home):
+def test_frozen_and_carried_by_its_state(name, store):
     tokenizer = fit(name)
     assert list(tokenizer.parameters()) == [] and not tokenizer.training
     length = tokenizer.codebook.norm(dim=1)
@@ -69,7 +69,7 @@ def test_frozen_and_carried_by_its_state(name, home):
 
 
 @every
-def test_the_token_is_the_highest_cosine_similarity(name, home):
+def test_the_token_is_the_highest_cosine_similarity(name, store):
     tokenizer = fit(name, normalise="none")
     x = images()
     ids = tokenizer(x, (8, 8)).view(5, 8, 8)
@@ -80,7 +80,7 @@ def test_the_token_is_the_highest_cosine_similarity(name, home):
 
 
 @every
-def test_decode_is_an_image_or_refused(name, home):
+def test_decode_is_an_image_or_refused(name, store):
     tokenizer = fit(name, (4, 7))
     ids = tokenizer(images(), (4, 7))
     if tokenizer.can_decode:
@@ -95,7 +95,7 @@ def test_decode_is_an_image_or_refused(name, home):
 
 
 @every
-def test_flat_patches_have_one_token_each_time(name, home):
+def test_flat_patches_have_one_token_each_time(name, store):
     for given in ({}, {"normalise": "none"}, {"centre": True}):
         tokenizer = fit(name, **given)
         black = tokenizer(torch.zeros(3, 3, 32, 32), (8, 8))
@@ -105,7 +105,7 @@ def test_flat_patches_have_one_token_each_time(name, home):
 
 
 @every
-def test_few_patches_at_a_time_give_the_same_ids(name, home, monkeypatch):
+def test_few_patches_at_a_time_give_the_same_ids(name, store, monkeypatch):
     tokenizer = fit(name)
     ids = tokenizer(images(), (8, 8))
     monkeypatch.setattr(tokenizers, "ROOM", 24 * 7)
@@ -113,7 +113,7 @@ def test_few_patches_at_a_time_give_the_same_ids(name, home, monkeypatch):
 
 
 @every
-def test_half_precision_around_it_changes_nothing(name, home):
+def test_half_precision_around_it_changes_nothing(name, store):
     tokenizer = fit(name)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(tokenizer(images(), (8, 8)), ids := tokenizer(images(), (8, 8)))
@@ -121,10 +121,10 @@ def test_half_precision_around_it_changes_nothing(name, home):
 
 
 @every
-def test_fitted_once_then_read(name, home, monkeypatch):
+def test_fitted_once_then_read(name, store, monkeypatch):
     data = Stand()
     first = fit(name, data=data)
-    assert len(list(home.glob("*"))) == 1  # nothing is left aside
+    assert len(list(store.glob("*"))) == 1  # nothing is left aside
     data.asked = 0
     monkeypatch.setattr(find("tokenizers", name).Tokenizer, "fit", None)
     again = fit(name, data=data)
@@ -133,21 +133,21 @@ def test_fitted_once_then_read(name, home, monkeypatch):
 
 
 @every
-def test_data_and_settings_have_their_own_file(name, home):
+def test_data_and_settings_have_their_own_file(name, store):
     fit(name)
     fit(name, data=Stand(seed=1))
     fit(name, seed=1)
     fit(name, grid=(4, 4))
     fit(name, centre=True)
-    assert len(list(home.glob("*.safetensors"))) == 5
+    assert len(list(store.glob("*.safetensors"))) == 5
 
 
 @every
-def test_seeds_decide(name, home):
+def test_seeds_decide(name, store):
     first, other = fit(name, seed=0), fit(name, seed=1)
     assert not torch.equal(first.codebook, other.codebook)
-    next(home.glob(f"{name}-*")).unlink()
-    next(home.glob(f"{name}-*")).unlink()
+    next(store.glob(f"{name}-*")).unlink()
+    next(store.glob(f"{name}-*")).unlink()
     assert torch.equal(fit(name, seed=0).codebook, first.codebook)
 
 
@@ -161,7 +161,7 @@ def test_seeds_decide(name, home):
         ({"patch": 0}, "patch = 0"),
     ],
 )
-def test_wrong_settings_are_refused_before_the_data(name, given, says, home):
+def test_wrong_settings_are_refused_before_the_data(name, given, says, store):
     data = Stand()
     with pytest.raises(Refused, match=says):
         tokenizers.fitted(name, data, (8, 8), 32, **(SMALL | {"seed": 0} | given))
@@ -169,7 +169,7 @@ def test_wrong_settings_are_refused_before_the_data(name, given, says, home):
 
 
 @pytest.mark.parametrize("name", ["random_patches", "kmeans"])
-def test_a_vocabulary_larger_than_the_patches_is_refused_with_both_numbers(name, home):
+def test_a_vocabulary_larger_than_the_patches_is_refused_with_both_numbers(name, store):
     data = Stand(n=4)
     data.pixels[:] = data.pixels[:1, :, :1, :1]  # one colour: a single distinct patch
     data.pixels[0, :, :4, :4] = 200
@@ -177,7 +177,7 @@ def test_a_vocabulary_larger_than_the_patches_is_refused_with_both_numbers(name,
         fit(name, data=data)
 
 
-def test_patches_come_from_different_images(home):
+def test_patches_come_from_different_images(store):
     data = Stand(n=200)
     data.pixels[:] = torch.arange(200).view(-1, 1, 1, 1)  # each image has its own grey
     generator = torch.Generator().manual_seed(0)
@@ -185,7 +185,7 @@ def test_patches_come_from_different_images(home):
     assert len(drawn) == 96 and len(drawn[:, 0].unique()) == 96
 
 
-def test_a_users_file_is_a_tokenizer_and_its_text_is_in_the_key(home, tmp_path, monkeypatch):
+def test_a_users_file_is_a_tokenizer_and_its_text_is_in_the_key(store, tmp_path, monkeypatch):
     text = (
         "from mimlab.tokenizers import PatchTokenizer\n"
         "class Tokenizer(PatchTokenizer):\n"
@@ -198,7 +198,7 @@ def test_a_users_file_is_a_tokenizer_and_its_text_is_in_the_key(home, tmp_path, 
     for i, extra in enumerate(("", "# changed\n")):
         (tmp_path / "mine" / f"first{i}.py").write_text(text + extra)
         assert fit(f"mine.first{i}")(images(), (8, 8)).shape == (5, 64)
-    assert len(list(home.glob("*.safetensors"))) == 2
+    assert len(list(store.glob("*.safetensors"))) == 2
 
 
 def test_layout_round_trip():
@@ -237,7 +237,7 @@ def test_collapse_is_told_from_a_flat_background():
     assert "tokens have collapsed: 2 of 8192" in collapse([0.5, 0.5])
 
 
-def test_the_papers_default_does_not_collapse_and_signed_raw_pixels_do(home):
+def test_the_papers_default_does_not_collapse_and_signed_raw_pixels_do(store):
     """Section 1.5's finding, small: U(-1, 1) on raw pixels falls on few tokens, since brightness decides."""
     data = Stand(n=60)
     x = data.pixels.float() / 255

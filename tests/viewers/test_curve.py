@@ -41,6 +41,7 @@ def test_status_line():
     )
     assert status({"step": 5, "steps": 5, "loss": math.nan}) == "step 5 of 5 · loss nan · done"
     assert status({"step": 5}) == "step 5"
+    assert status(row | {"seconds_left": 61.4}, per_step=1.0).endswith("0:01:01 left")  # the trainer knows better
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Makes `fashion_mnist/` from the IDX files of Debian's package dataset-fashion-mnist.
+"""Makes `fashion_mnist_<label>.xz` from the IDX files of Debian's package dataset-fashion-mnist.
 
     python make_fashion_mnist.py /usr/share/datasets/fashion-mnist
 
@@ -30,8 +30,7 @@ def images(folder, split):
 
 
 def main(folder):
-    out = Path(__file__).parent / "fashion_mnist"
-    out.mkdir(exist_ok=True)
+    out = Path(__file__).parent
     sources = {split: images(folder, split) for split in PER_CLASS}
     whole = hashlib.sha256()
     for label in range(10):
@@ -39,8 +38,8 @@ def main(folder):
         stack = np.concatenate(parts)  # (1400, 28, 28)
         whole.update(stack.tobytes())
         packed = lzma.compress(stack.transpose(0, 2, 1).tobytes(), check=lzma.CHECK_CRC32, filters=XZ)
-        (out / f"{label}.xz").write_bytes(packed)
-    print(whole.hexdigest(), sum(f.stat().st_size for f in out.glob("*.xz")))
+        (out / f"fashion_mnist_{label}.xz").write_bytes(packed)
+    print(whole.hexdigest(), sum(f.stat().st_size for f in out.glob("fashion_mnist_*.xz")))
 
 
 if __name__ == "__main__":

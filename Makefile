@@ -1,0 +1,37 @@
+# make demo, make test, make lab: each sets itself up in .venv first (Python 3.11 or newer, nothing else).
+PYTHON ?= python3
+BIN := .venv/bin
+NOTEBOOKS := notebooks/01_masks.ipynb notebooks/03_pretrain.ipynb notebooks/04_reconstructions.ipynb notebooks/06_evaluate.ipynb
+DATA_DIR ?= $(MIMLAB_DATA_DIR)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: install demo test test-packs test-slow lab lint clean
+
+install: .venv/installed
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/python -m mimlab demo
+
+test: .venv/installed lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov=mimlab --cov-report=term
+
+test-packs: .venv/installed
+	MIMLAB_DATA_DIR=$(DATA_DIR) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m packs
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -m slow
+
+lab: .venv/installed
+	$(BIN)/jupyter lab notebooks
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/nbstripout --verify --keep-metadata-keys 'metadata.mimlab' $(NOTEBOOKS)
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,142 @@
+"""The encoder's contract, over families, timm names and grids."""
+
+import pytest
+import timm
+import torch
+
+from mimlab import encoders
+from mimlab.errors import Refused
+from mimlab.masks import cut, take, visible_ids
+
+SMALL = {"dim": 24, "depth": 2, "heads": 3}
+BUILDS = [
+    ("vit", SMALL),
+    ("vit", SMALL | {"positions": "sincos"}),
+    ("vit", SMALL | {"class_token": False}),
+    ("vit_tiny", {"depth": 1}),
+    ("vit_small_patch32_224", {"depth": 1}),
+    ("vit_medium_patch16_reg4_gap_256", {"depth": 1}),
+    ("beit", SMALL),
+    ("beit", SMALL | {"bias": "per_block"}),
+    ("beit", SMALL | {"bias": "none", "absolute": True}),
+    ("beit", SMALL | {"bias": "none", "layer_scale": 0.0}),
+]
+
+
+@pytest.fixture(params=BUILDS, ids=lambda p: f"{p[0]}-{'-'.join(f'{k}={v}' for k, v in p[1].items())}")
+def encoder(request):
+    torch.manual_seed(0)
+    name, options = request.param
+    return encoders.create(name, (16, 24), 4, **options).eval()
+
+
+@pytest.fixture
+def images():
+    return torch.rand(3, 3, 16, 24)
+
+
+def test_all_patches(encoder, images):
+    cls, patches = encoder(images)
+    assert encoder.grid == (4, 6) and patches.shape == (3, 24, encoder.dim)
+    assert (cls is None) == (encoder.prefix == 0)
+    want = encoder.trunk.forward_features(encoder.normalise(images))
+    assert torch.allclose(patches, want[:, encoder.prefix :], atol=1e-5)
+
+
+def test_dropping_hides_pixels_and_keeps_raster_order(encoder, images):
+    mask = cut(torch.rand(3, 24), 18)
+    if not encoder.can_drop:
+        with pytest.raises(Refused, match="vit family"):
+            encoder(images, mask)
+        return
+    cls, patches = encoder(images, mask, visible=6)
+    assert patches.shape == (3, 6, encoder.dim)
+    pixels = mask.view(3, 1, 4, 6).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    again = encoder(images + 7 * pixels, mask)
+    assert torch.equal(patches, again[1])
+    with torch.no_grad():
+        tokens = encoder.embed(images, mask)[:, encoder.prefix :]
+        whole = encoder.embed(images)[:, encoder.prefix :]
+    assert torch.allclose(tokens, take(whole, visible_ids(mask, 6)), atol=1e-6)
+
+
+def test_replacing_hides_pixels_and_keeps_all_positions(encoder, images):
+    mask, fill = cut(torch.rand(3, 24), 18), torch.randn(encoder.dim)
+    _, patches = encoder(images, mask, fill=fill)
+    assert patches.shape == (3, 24, encoder.dim)
+    pixels = mask.view(3, 1, 4, 6).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert torch.equal(patches, encoder(images * ~pixels, mask, fill=fill)[1])
+    assert not torch.allclose(patches, encoder(images)[1])
+
+
+def test_attention_is_what_the_blocks_use(encoder, images):
+    """Recomputed weights times values, projected, are the attention layer's own output."""
+    weights = encoder.attention(images, [encoder.depth - 1])[encoder.depth - 1]
+    tokens = encoder.prefix + 24
+    assert weights.shape[2:] == (tokens, tokens)
+    assert torch.allclose(weights.sum(dim=-1), torch.ones(()), atol=1e-5)
+    seen = {}
+    block = encoder.trunk.blocks[encoder.depth - 1]
+    hook = block.attn.register_forward_hook(lambda module, args, out: seen.update(x=args[0], out=out))
+    encoder(images)
+    hook.remove()
+    b, t, d = seen["x"].shape
+    qkv = block.attn.qkv(seen["x"])
+    if getattr(block.attn, "v_bias", None) is not None:
+        qkv = qkv + torch.cat([block.attn.q_bias, block.attn.k_bias, block.attn.v_bias])
+    v = qkv.reshape(b, t, 3, weights.shape[1], -1).permute(2, 0, 3, 1, 4)[2]
+    assert torch.allclose(block.attn.proj((weights @ v).transpose(1, 2).reshape(b, t, d)), seen["out"], atol=1e-5)
+
+
+def test_attention_of_a_layer_that_is_not_there(encoder, images):
+    with pytest.raises(Refused, match=f"0 to {encoder.depth - 1}"):
+        encoder.attention(images, [99])
+
+
+def test_features_and_maps(encoder, images):
+    assert encoder.features(images).shape == (3, encoder.dim)
+    assert torch.allclose(encoder.features(images), encoder(images)[1].mean(dim=1))
+    (last,) = encoder.maps(images, [encoder.depth - 1])
+    assert last.shape == (3, encoder.dim, 4, 6)
+    tokens = encoder.tokens(images)[:, encoder.prefix :]
+    assert torch.allclose(last.flatten(2).transpose(1, 2), tokens)
+    if not encoder.prefix:
+        with pytest.raises(Refused, match="class token"):
+            encoder.features(images, pool="cls")
+
+
+def test_weights_load_into_timm_without_conversion(encoder, images, tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "encoder.safetensors"
+    save_file({name: value.contiguous() for name, value in encoder.trunk.state_dict().items()}, path)
+    model = timm.create_model(**encoder.spec, checkpoint_path=str(path)).eval()
+    want = encoder.trunk.forward_features(encoder.normalise(images))
+    assert torch.equal(model.forward_features(encoder.normalise(images)), want)
+
+
+def test_stochastic_depth_rises(encoder):
+    encoder.set_drop_path(0.3)
+    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in encoder.trunk.blocks]
+    assert rates[0] == 0.0 and (encoder.depth == 1 or rates[-1] == pytest.approx(0.3))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "patch", "options", "said"),
+    [
+        ("vit", 28, 5, {}, "does not divide image_size = 28"),
+        ("vit", 28, 4, {"dim": 96, "heads": 5}, "heads = 5 does not divide dim = 96; heads could be: 1, 2, 3, 4, 6"),
+        ("vit_small", 32, 4, {"dim": 100}, "does not divide"),
+        ("vit_base", 32, 4, {"dim": 99}, "give dim and heads together"),
+        ("vit", 28, 4, {"dept": 3}, "did you mean 'depth'"),
+        ("vit", 28, 4, {"positions": "rotary"}, "learned, sincos"),
+        ("vit", 28, 4, {"normalise": "zero"}, "imagenet, half, none"),
+        ("vit", 28, 4, {"dim": 6, "heads": 1, "positions": "sincos"}, "multiple of 4"),
+        ("vit_gigantic_patch3", 28, 4, {}, "no model called"),
+        ("beit", 28, 4, {"bias": "some"}, "shared, per_block, none"),
+        ("resnet50", 28, 4, {}, "there are: beit, vit"),
+    ],
+)
+def test_refuses_what_cannot_work(name, size, patch, options, said):
+    with pytest.raises(Refused, match=said):
+        encoders.create(name, size, patch, **options)
