@@ -10,7 +10,7 @@ _WHERE = {
     "Refused": "mimlab.errors",
     "Run": "mimlab.run",
     "pretrain": "mimlab.train",
-    "evaluate": "mimlab.evaluate",
+    "evaluate": "mimlab.evals",
     "execute": "mimlab.notebook",
 }
 

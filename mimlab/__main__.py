@@ -18,6 +18,7 @@ def parser():
     run.add_argument("notebook", help="such as notebooks/03_pretrain.ipynb")
     run.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     run.add_argument("--output", help="where to put the executed notebook (default: the run folder)")
+    commands.add_parser("demo", help="the four notebooks on the embedded images, in minutes")
     for name, settings, help in (
         ("pretrain", config.Pretrain, "pre-train an encoder, without a notebook"),
         ("evaluate", config.Evaluate, "evaluate a run, beside the same encoder from scratch"),
@@ -49,12 +50,16 @@ def main(arguments=None):
             from mimlab.notebook import execute
 
             print(execute(given["notebook"], dict(given["parameter"]), output=given["output"]))
+        elif command == "demo":
+            from mimlab.demo import demo
+
+            print("\n".join(demo()))
         elif command == "pretrain":
             from mimlab.train import pretrain
 
             print(pretrain(read(config.Pretrain, given)).path)
         else:
-            from mimlab.evaluate import evaluate
+            from mimlab.evals import evaluate
 
             print(json.dumps(evaluate(read(config.Evaluate, given)), indent=1))
     except Refused as error:

@@ -33,7 +33,7 @@ def launch(cfg, run, report):
 
     A child that dies ends all; the error has the tail of their output (`workers.log` has it all).
     """
-    run.path.mkdir(parents=True, exist_ok=True)
+    run.make()
     settings, log = run.path / "launch.json", run.path / "workers.log"
     write(settings, json.dumps(cfg.dict()))
     root = Path(importlib.util.find_spec("mimlab").origin).parent.parent

@@ -81,17 +81,16 @@ class Run:
             if before["data_fingerprint"] != data.fingerprint:
                 raise Refused(f"run folder {self.path}: the images of data = {cfg.data!r} have changed since it was begun")
             return
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise Refused(f"out = {cfg.out!r}: cannot make {self.path} ({error.strerror})") from None
         about = {"settings": settings, "data_fingerprint": data.fingerprint, "images": len(data), "timm": spec}
         write(self.path / "config.json", json.dumps(about | {"versions": versions(), "commit": commit()}, indent=1))
 
     @contextlib.contextmanager
     def lock(self):
-        """Only one process tree writes a run; the lock goes with the process, however it ends."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Only one process tree writes a run; the lock goes with the process, however it ends.
+
+        Makes the folder, and removes it again if nothing came of it.
+        """
+        self.make()
         with open(self.path / "lock", "w") as handle:
             try:
                 import fcntl
@@ -101,7 +100,17 @@ class Run:
                 raise Refused(f"run folder {self.path} is being written by another process") from None
             except ImportError:  # no such locks on Windows
                 pass
-            yield
+            try:
+                yield
+            finally:
+                if os.listdir(self.path) == ["lock"]:
+                    shutil.rmtree(self.path)
+
+    def make(self):
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Refused(f"out = '{self.path.parent}': cannot make {self.path} ({error.strerror})") from None
 
     # metrics
 

@@ -240,7 +240,7 @@ def shift_hue(x, shift):
 
 
 def blur(x, sigma, radius):
-    """Gaussian blur of images (B, 3, H, W), each with its own `sigma` (B,) in pixels, cut off at `radius` pixels.
+    """Gaussian blur of images (B, 3, H, W), each with its own `sigma` (B,) in pixels, cut at `radius`.
 
     The border is mirrored. Two grouped convolutions, a row and a column of weights for each image.
     """

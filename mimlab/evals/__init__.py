@@ -1,1 +1,71 @@
-"""What a frozen or fine-tuned encoder is worth: one evaluation a file."""
+"""`evaluate(cfg)`: one protocol on a run's encoder, and on the same encoder from scratch."""
+
+import json
+import statistics
+import time
+
+from mimlab import data
+from mimlab.config import Evaluate
+from mimlab.find import find, options
+from mimlab.progress import Bar
+from mimlab.run import Run, versions, write
+
+
+def evaluate(cfg, report=None):
+    """{"after <method>": {...}, "from scratch": {...}}; each with `top1` (mean over seeds), `values`, `spread`.
+
+    `cfg` is an `Evaluate`. The result is also written to evals/<evaluation>.json of the run folder. Baseline
+    and run share labels, epochs and seeds. Raises `Refused`, before any work where it can be known.
+    """
+    cfg = cfg.resolved()
+    run, module = Run.open(cfg.run), find("evals", cfg.evaluation)
+    settings = run.settings
+    share = settings.fraction if cfg.fraction == 1 else cfg.fraction
+    test = run.data("test")
+    test.require_labels()
+    starts = {f"after {settings.method}": True} | ({"from scratch": False} if cfg.baseline else {})
+    found, began = {name: [] for name in starts}, time.perf_counter()
+    bar = Bar(cfg.seeds * len(starts), 0, cfg.evaluation)
+    for seed in range(cfg.seeds):
+        train = data.open(
+            settings.data, "train", size=settings.cache_size, fraction=share, seed=seed, **settings.data_args
+        )
+        for name, trained in starts.items():
+            encoder = run.encoder() if trained else scratch(settings, seed)
+            told = {k: v for k, v in (("seed", seed), ("device", device(cfg))) if k in options(module.evaluate)}
+            found[name].append(module.evaluate(encoder, train, test, **cfg.evaluation_args, **told))
+            done = sum(len(values) for values in found.values())
+            row = {"step": done, "steps": cfg.seeds * len(starts), "top1": found[name][-1]["top1"], "start": name}
+            bar.show(row)
+            if report is not None:
+                report(row)
+    bar.close()
+    results = {name: summary(values) for name, values in found.items()}
+    about = {"config": cfg.dict(), "seconds": round(time.perf_counter() - began, 1), "versions": versions()}
+    (run.path / "evals").mkdir(exist_ok=True)
+    write(run.path / "evals" / f"{cfg.evaluation}.json", json.dumps({"results": results} | about, indent=1))
+    return results
+
+
+def summary(found):
+    """Mean top-1 over seeds, its sample deviation, each value, and what all seeds share."""
+    values = [one["top1"] for one in found]
+    shared = {name: value for name, value in found[-1].items() if all(one[name] == value for one in found)}
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return shared | {"top1": statistics.mean(values), "spread": spread, "values": values}
+
+
+def scratch(settings, seed):
+    """The run's encoder with fresh weights, as the method starts it."""
+    import torch
+
+    torch.manual_seed(seed)
+    return settings.build().deployed
+
+
+def device(cfg: Evaluate):
+    import torch
+
+    if cfg.device != "auto":
+        return cfg.device
+    return "cuda" if torch.cuda.is_available() else "cpu"

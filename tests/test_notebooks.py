@@ -1,0 +1,130 @@
+"""Every notebook: stripped, thin, in step with its settings, and executed as a user would, tiny."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import mimlab
+from mimlab import config
+from mimlab.errors import Refused
+
+ROOT = Path(mimlab.__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TINY = {
+    "encoder_args": {"dim": 24, "depth": 1, "heads": 2},
+    "fraction": 0.016,
+    "patch_size": 7,
+    "vocab": 32,
+    "batch_size": 32,
+    "epochs": 2,
+    "knn_every": 1,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_outputs_are_stripped(notebook):
+    assert all(not cell.outputs and cell.execution_count is None for cell in code(notebook))
+    assert set(notebook.metadata) == {"kernelspec", "language_info", "mimlab"}
+
+
+def test_the_parameters_cell_is_its_dataclass(notebook):
+    (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    settings = getattr(config, notebook.metadata["mimlab"]["config"])
+    assert cell.source == settings.cell()
+    values = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(cell.source).body}
+    assert values == settings.defaults()
+    assert settings.read(values) == settings()
+
+
+def test_cells_hold_no_logic(notebook):
+    for cell in code(notebook):
+        if "parameters" in cell.metadata.get("tags", []):
+            continue
+        assert len(cell.source.splitlines()) <= 8, cell.source
+        assert not re.search(r"^\s*(def|class|for|while|try|!|%)", cell.source, re.M), cell.source
+    assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
+
+
+def outputs(path):
+    """MIME types of each output of an executed notebook."""
+    return [out.get("data", {}) for cell in code(nbformat.read(path, as_version=4)) for out in cell.outputs]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """03 executed once with a tokenizer that has pictures, once with the paper's, which has none."""
+    out = tmp_path_factory.mktemp("runs")
+    executed = {}
+    for tokenizer in ("kmeans", "random_projection"):
+        given = TINY | {"out": str(out), "tokenizer": tokenizer, "run": tokenizer}
+        executed[tokenizer] = mimlab.execute(ROOT / "notebooks" / "03_pretrain.ipynb", given)
+    return executed
+
+
+def test_pretrain(runs):
+    for name, path in runs.items():
+        assert path.name == "pretrain.ipynb" and path.parent.name == name
+        figures = [data for data in outputs(path) if "application/vnd.plotly.v1+json" in data]
+        assert len(figures) >= 5
+        assert mimlab.Run.open(path.parent).finished
+    text = json.dumps(nbformat.read(runs["random_projection"], as_version=4))
+    assert "predicts no picture" in text and "Error displaying widget" not in text
+
+
+def test_reconstructions_and_evaluation_of_the_run(runs):
+    run = str(runs["kmeans"].parent)
+    path = mimlab.execute(ROOT / "notebooks" / "04_reconstructions.ipynb", {"run": run, "mask_ratio": "0.6", "images": 2})
+    assert path == Path(run) / "reconstructions.ipynb"
+    assert "psnr_hidden" in path.read_text()
+    given = {"run": run, "evaluation_args": {"epochs": 1, "batch": 16}, "seeds": 1}
+    path = mimlab.execute(ROOT / "notebooks" / "06_evaluate.ipynb", given)
+    assert "from scratch" in path.read_text() and (Path(run) / "evals" / "finetune.json").exists()
+    given = {"run": run, "evaluation": "knn", "evaluation_args": {"k": 5}, "seeds": 1}
+    mimlab.execute(ROOT / "notebooks" / "06_evaluate.ipynb", given)
+    assert set(mimlab.Run.open(run).evaluations()) == {"finetune", "knn"}
+
+
+def test_masks(tmp_path):
+    given = {"out": str(tmp_path), "data": "fashion_mnist", "image_size": 28, "samples": 50, "mask_ratio": 0.4}
+    path = mimlab.execute(ROOT / "notebooks" / "01_masks.ipynb", given)
+    assert path == tmp_path / "masks" / "masks.ipynb"
+    assert sum("application/vnd.plotly.v1+json" in data for data in outputs(path)) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("03_pretrain", {"mask_ration": 0.5}, "no parameter 'mask_ration' .did you mean 'mask_ratio'"),
+        ("03_pretrain", {"epochs": "2.5"}, "not a whole number"),
+        ("03_pretrain", {"mask": "blokwise"}, "did you mean 'blockwise'"),
+        ("04_reconstructions", {"run": "nowhere"}, "is no run folder"),
+        ("06_evaluate", {"run": "nowhere"}, "is no run folder"),
+        ("06_evaluate", {"evaluation": "finetun"}, "evaluation_args|did you mean 'finetune'"),
+        ("01_masks", {"patch_size": 5}, "does not divide"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_before_a_kernel_starts(name, given, said, tmp_path, monkeypatch):
+    import papermill
+
+    monkeypatch.setattr(papermill, "execute_notebook", lambda *a, **k: pytest.fail("a kernel was started"))
+    with pytest.raises(Refused, match=said):
+        mimlab.execute(ROOT / "notebooks" / f"{name}.ipynb", {"out": str(tmp_path)} | given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_readme_names_every_notebook():
+    text = (ROOT / "README.md").read_text()
+    assert [path.name for path in NOTEBOOKS if path.name not in text] == []

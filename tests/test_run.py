@@ -1,0 +1,109 @@
+"""The run folder: atomic files, damaged files, finding runs."""
+
+import json
+
+import pytest
+
+import mimlab
+from mimlab.errors import Refused
+from mimlab.run import Run, write
+
+
+def fake(path, finished=True):
+    path.mkdir(parents=True)
+    settings = mimlab.Pretrain(out=str(path.parent)).resolved().dict()
+    (path / "config.json").write_text(json.dumps({"settings": settings, "data_fingerprint": "x"}))
+    if finished:
+        (path / "encoder.safetensors").write_bytes(b"")
+    return Run(path)
+
+
+def test_newest_finished_run(tmp_path):
+    fake(tmp_path / "a")
+    fake(tmp_path / "b")
+    fake(tmp_path / "c", finished=False)
+    assert Run.find("newest", tmp_path).path == tmp_path / "b"
+    assert Run.find("a", tmp_path).path == tmp_path / "a"
+    assert Run.find(str(tmp_path / "c"), "elsewhere").path == tmp_path / "c"
+    with pytest.raises(Refused, match="no finished run"):
+        Run.find("newest", tmp_path / "empty")
+    with pytest.raises(Refused, match="is no run folder"):
+        Run.find("d", tmp_path)
+
+
+def test_settings_come_back(tmp_path):
+    run = fake(tmp_path / "a")
+    assert run.settings == mimlab.Pretrain(out=str(tmp_path)).resolved()
+    assert repr(run) == f"Run('{tmp_path}/a', finished)"
+
+
+def test_a_damaged_config_is_refused(tmp_path):
+    run = fake(tmp_path / "a")
+    (run.path / "config.json").write_text('{"settings": {')
+    with pytest.raises(Refused, match=r"config.json is damaged"):
+        Run.open(run.path)
+
+
+def test_a_line_cut_by_a_crash_is_left_out(tmp_path):
+    run = fake(tmp_path / "a")
+    for step in (1, 2, 3):
+        run.append({"step": step, "loss": 1.0 / step})
+    with open(run.path / "metrics.jsonl", "a") as handle:
+        handle.write('{"step": 4, "lo')
+    assert [row["step"] for row in run.metrics()] == [1, 2, 3]
+    run.forget_after(2)
+    assert [row["step"] for row in run.metrics()] == [1, 2]
+    run.append({"step": 3})
+    assert [row["step"] for row in run.metrics()] == [1, 2, 3]
+
+
+def test_checkpoints_are_whole_or_not_there(tmp_path):
+    run = fake(tmp_path / "a")
+    run.save(5, lambda folder: (folder / "state").write_text("5"))
+    run.save(10, lambda folder: (folder / "state").write_text("10"))
+    assert list(run.checkpoints()) == [10]
+    (run.path / "checkpoint" / "00000015.part").mkdir()
+    (run.path / "checkpoint" / "00000015.part" / "state").write_text("1")
+    assert list(run.checkpoints()) == [10]
+
+    def fails(folder):
+        (folder / "state").write_text("2")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(Refused, match="step 20.*No space left on device; the last good checkpoint is step 10"):
+        run.save(20, fails)
+    assert (run.path / "checkpoint" / "00000010" / "state").read_text() == "10"
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    path = tmp_path / "x.json"
+    write(path, "old")
+
+    def full(self, text):
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(Refused, match="cannot write .*x.json: No space left on device"):
+        write(path, "new")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Refused, match=r"out = .*file"):
+        mimlab.pretrain(mimlab.Pretrain(out=str(tmp_path / "file"), method="mae"))
+
+
+def test_no_checkpoint_to_look_at(tmp_path):
+    with pytest.raises(Refused, match="no checkpoint yet"):
+        fake(tmp_path / "a", finished=False).method()
+
+
+def test_truncated_weights_are_refused(tmp_path):
+    run = fake(tmp_path / "a")
+    (run.path / "method.safetensors").write_bytes(b"\x10\x00")
+    with pytest.raises(Refused, match="truncated or no safetensors"):
+        run.method()
