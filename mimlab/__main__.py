@@ -27,9 +27,14 @@ def parser():
         for field in dataclasses.fields(settings):
             default = getattr(settings(), field.name)
             command.add_argument(
-                f"--{field.name}", default=argparse.SUPPRESS, metavar="", help=f"{field.metadata['help']} (default: {default})".replace("%", "%%")
+                f"--{field.name}",
+                default=argparse.SUPPRESS,
+                metavar="",
+                help=f"{field.metadata['help']} (default: {default})".replace("%", "%%"),
             )
-        command.add_argument("--settings", help=argparse.SUPPRESS, default=argparse.SUPPRESS)  # a json file, for child processes
+        command.add_argument(
+            "--settings", help=argparse.SUPPRESS, default=argparse.SUPPRESS
+        )  # a json file, for child processes
     return top
 
 

@@ -1,123 +1,18 @@
 """Frozen flat settings, one dataclass a command; the same names in a notebook cell, on the command line and in json.
 
-`read` coerces by field type and refuses unknown names. `None` means one thing: the method's published
-recipe (`RECIPE` of its file), written out in full by `resolved`.
+`None` means one thing: the method's published recipe (`RECIPE` of its file), written out in full by `resolved`.
 """
 
-import dataclasses
-import difflib
 import hashlib
 import json
-import types
-import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from mimlab.errors import Refused
-from mimlab.find import check_options, closest, find
+from mimlab.find import check_options, find
+from mimlab.settings import Settings, setting, within
 
 IMAGENET = 1_281_167  # training images; "equal updates" counts 300 epochs of them (papers' Table 3)
-
-
-def setting(default, help):
-    """A field with its help line; a dict default is copied for each instance."""
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
-
-
-class Settings:
-    """Reading, checking and writing, shared by the dataclasses below."""
-
-    @classmethod
-    def read(cls, source):
-        """From a dict, or a notebook's `globals()`; every value coerced by its field's type.
-
-        Unknown names are refused. In `globals()` other names are normal, so there only a name that is
-        nearly a field's is.
-        """
-        fields = {f.name: f for f in dataclasses.fields(cls)}
-        notebook = "__name__" in source
-        for name, value in source.items():
-            if name in fields or name.startswith("_"):
-                continue
-            scalar = isinstance(value, (str, int, float, bool, type(None)))
-            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.8)
-            if not notebook or (scalar and near):
-                raise Refused(f"no parameter {name!r}{closest(name, fields)}; there are: {', '.join(fields)}")
-        values = {name: coerce(name, source[name], f.type) for name, f in fields.items() if name in source}
-        return cls(**values)
-
-    @classmethod
-    def defaults(cls):
-        return {f.name: getattr(cls(), f.name) for f in dataclasses.fields(cls)}
-
-    @classmethod
-    def cell(cls):
-        """The source of a notebook's parameters cell: `name = value  # help`, one line a field."""
-        helps = {f.name: f.metadata["help"] for f in dataclasses.fields(cls)}
-        return "\n".join(f"{name} = {plain(value)}  # {helps[name]}" for name, value in cls.defaults().items())
-
-    def dict(self):
-        return dataclasses.asdict(self)
-
-    def replace(self, **changes):
-        return dataclasses.replace(self, **changes)
-
-
-def plain(value):
-    """A Python literal in the house style: double quotes."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{plain(name)}: {plain(item)}" for name, item in value.items()) + "}"
-    return json.dumps(value) if isinstance(value, str) else repr(value)
-
-
-def coerce(name, value, kind):
-    """`value` as the field type `kind`: text is parsed, 2.5 is no int, None only where the type allows it."""
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if value is None or value in ("None", "null", ""):
-        if type(None) in kinds:
-            return None
-        if str in kinds and value == "":
-            return ""
-        raise Refused(f"{name} = {value!r}: needs a value ({kinds[0].__name__})")
-    problems = []
-    for wanted in (k for k in kinds if k is not type(None)):
-        try:
-            return _as(value, wanted)
-        except (ValueError, TypeError):
-            problems.append({"int": "a whole number", "float": "a number", "bool": "True or False", "dict": "a dict such as {}"}.get(wanted.__name__, "text"))
-    raise Refused(f"{name} = {value!r} is not {' or '.join(problems)}")
-
-
-def _as(value, wanted):
-    if wanted is bool:
-        text = str(value).lower()
-        if text not in ("true", "false", "1", "0", "yes", "no"):
-            raise ValueError
-        return text in ("true", "1", "yes")
-    if wanted is dict:
-        import yaml
-
-        value = yaml.safe_load(value) if isinstance(value, str) else value
-        if not isinstance(value, dict):
-            raise ValueError
-        return dict(value)
-    if wanted is str:
-        if not isinstance(value, (str, int, float, Path)):
-            raise ValueError
-        return str(value)
-    if isinstance(value, bool):
-        raise ValueError
-    number = float(value)
-    if wanted is int and number != int(number):
-        raise ValueError
-    return int(number) if wanted is int else number
-
-
-def within(name, value, low, high, note=""):
-    if not low <= value <= high:
-        raise Refused(f"{name} = {value} must lie between {low} and {high}{note}")
 
 
 @dataclass(frozen=True)
@@ -125,14 +20,20 @@ class Pretrain(Settings):
     """One pre-training run. Defaults are sized for a CPU and the embedded images; None is the paper's."""
 
     method: str = setting("splitmask", "a file in mimlab/methods: beit, mae, splitmask")
-    recipe: str = setting("paper", "a published table of that file: paper; splitmask also has small (75 % random, strong augmentation)")
-    encoder: str = setting("vit", "vit (size it with encoder_args), vit_tiny, vit_small, vit_base, beit_base, or a timm name")
+    recipe: str = setting(
+        "paper", "a published table of that file: paper; splitmask also has small (75 % random, strong augmentation)"
+    )
+    encoder: str = setting(
+        "vit", "vit (size it with encoder_args), vit_tiny, vit_small, vit_base, beit_base, or a timm name"
+    )
     encoder_args: dict = setting({"dim": 96, "depth": 4, "heads": 3}, "dim, depth, heads, positions, ...")
     data: str = setting("fashion_mnist", "a file in mimlab/data: emoji, fashion_mnist, folder, hub")
     data_args: dict = setting({}, 'options of the data, such as {"path": "photos"}')
     fraction: float = setting(1.0, "share of the training images, class-balanced; 1 % lies inside 10 %")
     image_size: int = setting(28, "pixels, the side of the square that the encoder sees")
-    cache_size: int | None = setting(None, "pixels of the cached images that crops are cut from; None: 8/7 of image_size, from 96 on")
+    cache_size: int | None = setting(
+        None, "pixels of the cached images that crops are cut from; None: 8/7 of image_size, from 96 on"
+    )
     patch_size: int = setting(4, "pixels; must divide image_size")
     mask: str | None = setting(None, "a file in mimlab/masks, or your own module; None: the paper's, here and below")
     mask_ratio: float | None = setting(None, "share of patches hidden, above 0 and below 1")
@@ -140,10 +41,12 @@ class Pretrain(Settings):
     tokenizer: str | None = setting(None, "a file in mimlab/tokenizers, or none")
     tokenizer_args: dict | None = setting(None, "options of the tokenizer")
     vocab: int = setting(512, "size of the tokenizer's vocabulary; the paper has 8192")
-    method_args: dict | None = setting(None, "options of the method, such as {\"match\": False}")
+    method_args: dict | None = setting(None, 'options of the method, such as {"match": False}')
     augment: dict | None = setting(None, "scale, flip, jitter, grey, blur, solarize; merged over the paper's")
     epochs: int | None = setting(20, "passes over the images; None: the paper's")
-    updates: str | None = setting(None, "instead of epochs: a number of steps, or imagenet300 (as many images as 300 ImageNet epochs)")
+    updates: str | None = setting(
+        None, "instead of epochs: a number of steps, or imagenet300 (as many images as 300 ImageNet epochs)"
+    )
     batch_size: int = setting(64, "images a step, over all processes and accumulated parts")
     accumulate: int = setting(1, "parts a step is cut into; refused where the loss looks across the batch")
     lr: float | None = setting(None, "peak learning rate for 256 images a step; scaled by batch_size / 256")
@@ -229,7 +132,9 @@ class Pretrain(Settings):
             model = self.build()
         n = model.encoder.grid[0] * model.encoder.grid[1]
         masks.count(n, self.mask_ratio)
-        masks.sample(self.mask, 1, model.encoder.grid, self.mask_ratio, torch.Generator().manual_seed(0), **self.mask_args)
+        masks.sample(
+            self.mask, 1, model.encoder.grid, self.mask_ratio, torch.Generator().manual_seed(0), **self.mask_args
+        )
         if self.accumulate > 1 and model.couples_images:
             raise Refused(
                 f"accumulate = {self.accumulate}: {self.method}'s loss compares the images of a step with each other, so parts "
@@ -285,6 +190,10 @@ class Pretrain(Settings):
         name = f"{cfg.method}-{cfg.encoder}-{cfg.data}{share}-s{cfg.seed}-{cfg.fingerprint}"
         return Path(cfg.out) / name.replace("/", "_")
 
+    def log(self):
+        """Where progress is written, a line every so many steps."""
+        return self.folder() / "metrics.jsonl"
+
 
 def check_device(device, precision, processes=1):
     import torch
@@ -304,16 +213,13 @@ def check_device(device, precision, processes=1):
         raise Refused(f"processes = {processes}: there are {gpus} GPUs; use at most {gpus}, or device = 'cpu'")
 
 
-EVALUATIONS = ("knn", "finetune")
-
-
 @dataclass(frozen=True)
 class Evaluate(Settings):
     """One evaluation of a run's encoder, beside the same encoder with random weights."""
 
     run: str = setting("newest", "a run folder; newest: the newest finished one in `out`")
     evaluation: str = setting("finetune", "a file in mimlab/evals: finetune, knn")
-    evaluation_args: dict = setting({}, "its options, such as {\"epochs\": 20}")
+    evaluation_args: dict = setting({}, 'its options, such as {"epochs": 20}')
     baseline: bool = setting(True, "also the same encoder from scratch, with the same labels, epochs and seeds")
     fraction: float = setting(1.0, "share of the labelled training images, class-balanced")
     seeds: int = setting(2, "repetitions, each with another seed")
@@ -333,6 +239,10 @@ class Evaluate(Settings):
 
     def folder(self):
         return Path(self.resolved().run)
+
+    def log(self):
+        """Where progress is written, a line for each seed and start."""
+        return self.folder() / "evals" / f"{self.evaluation}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -377,9 +287,9 @@ class Explore(Settings):
     data_args: dict = setting({}, 'options of the data, such as {"path": "photos"}')
     image_size: int = setting(64, "pixels")
     patch_size: int = setting(4, "pixels; must divide image_size")
-    mask: str = setting("blockwise", "the strategy looked at closely: a file in mimlab/masks, or your own module")
+    mask: str = setting("split", "the strategy whose options are set below: a file in mimlab/masks, or your own module")
     mask_ratio: float = setting(0.5, "share of patches hidden, above 0 and below 1")
-    mask_args: dict = setting({}, "options of that strategy")
+    mask_args: dict = setting({"by": "checkerboard"}, "options of that strategy; all others have their defaults")
     images: int = setting(5, "how many images")
     samples: int = setting(1000, "masks drawn for the statistics")
     seed: int = setting(0, "of images and masks")

@@ -13,8 +13,12 @@ RUN = {
     "method": "splitmask",
     "data": "fashion_mnist",
     "fraction": 0.25,
+    "encoder_args": {"dim": 64, "depth": 4, "heads": 4},
     "tokenizer": "kmeans",
     "epochs": 20,
+    "lr": 8e-3,
+    "augment": {"scale": [0.6, 1.0]},
+    "drop_path": 0.0,
 }
 LABELS = {"fraction": 0.1, "seeds": 2, "evaluation": "finetune"}
 

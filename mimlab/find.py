@@ -40,9 +40,7 @@ def find(kind, name):
         except ModuleNotFoundError as error:
             raise Refused(f"{kind}: no module called {name!r} can be imported ({error})") from None
     if name not in names(kind):
-        raise Refused(
-            f"no {kind} called {name!r}{closest(name, names(kind))}; there are: {', '.join(names(kind))}"
-        )
+        raise Refused(f"no {kind} called {name!r}{closest(name, names(kind))}; there are: {', '.join(names(kind))}")
     return importlib.import_module(f"mimlab.{kind}.{name}")
 
 
@@ -62,6 +60,4 @@ def check_options(field, given, function, reserved=()):
     known = [name for name in options(function) if name not in reserved]
     for name in given:
         if name not in known:
-            raise Refused(
-                f"{field}: no option {name!r}{closest(name, known)}; there are: {', '.join(known) or 'none'}"
-            )
+            raise Refused(f"{field}: no option {name!r}{closest(name, known)}; there are: {', '.join(known) or 'none'}")

@@ -23,7 +23,14 @@ def command(cfg, path):
     """
     work = ["-m", "mimlab", "pretrain", "--settings", str(path)]
     if cfg.device == "cpu" or not torch.cuda.is_available():
-        return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={cfg.processes}", *work]
+        return [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={cfg.processes}",
+            *work,
+        ]
     head = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port=0"]
     return [*head, f"--num_processes={cfg.processes}", f"--mixed_precision={cfg.precision}", *work]
 
@@ -38,10 +45,16 @@ def launch(cfg, run, report):
     write(settings, json.dumps(cfg.dict()))
     root = Path(importlib.util.find_spec("mimlab").origin).parent.parent
     threads = str(max(1, (os.cpu_count() or 1) // cfg.processes))
-    env = {"OMP_NUM_THREADS": threads} | os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    env = (
+        {"OMP_NUM_THREADS": threads}
+        | os.environ
+        | {"PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    )
     seen, bar = None, None
     with open(log, "w") as out:
-        child = subprocess.Popen(command(cfg, settings), stdout=out, stderr=subprocess.STDOUT, env=env, start_new_session=True)
+        child = subprocess.Popen(
+            command(cfg, settings), stdout=out, stderr=subprocess.STDOUT, env=env, start_new_session=True
+        )
         try:
             while True:
                 ended = child.poll() is not None
@@ -84,5 +97,7 @@ def stop(child):
 def tail(log, lines=30):
     """The children's own words: from the first traceback of one on, launcher chatter left out."""
     text = log.read_text(errors="replace").splitlines()
-    starts = [i for i, line in enumerate(text) if line.startswith(("Traceback", "Refused", "[rank")) or "Refused:" in line]
+    starts = [
+        i for i, line in enumerate(text) if line.startswith(("Traceback", "Refused", "[rank")) or "Refused:" in line
+    ]
     return "\n".join(text[starts[0] : starts[0] + lines] if starts else text[-lines:])

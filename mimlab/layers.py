@@ -159,7 +159,9 @@ def token_logs(ids, logits, targets, vocab):
     accuracy stands beside what guessing reaches: `token_uniform` (1 / V) and `token_majority` (the
     batch's most frequent token).
     """
-    counts = torch.zeros(vocab, device=ids.device).scatter_add_(0, ids.flatten(), torch.ones_like(ids.flatten(), dtype=torch.float))
+    counts = torch.zeros(vocab, device=ids.device).scatter_add_(
+        0, ids.flatten(), torch.ones_like(ids.flatten(), dtype=torch.float)
+    )
     share = counts / counts.sum()
     return {
         "token_accuracy": (logits.detach().argmax(dim=1) == targets).float().mean(),

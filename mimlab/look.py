@@ -25,7 +25,9 @@ class Explored(NamedTuple):
 def explore(cfg):
     """Every strategy at one ratio on the images that an `Explore` asks for, the chosen one with its options."""
     cfg = cfg.resolved()
-    images = pick(data.open(cfg.data, "train", size=cfg.image_size, seed=cfg.seed, **cfg.data_args), cfg.images, cfg.seed)
+    images = pick(
+        data.open(cfg.data, "train", size=cfg.image_size, seed=cfg.seed, **cfg.data_args), cfg.images, cfg.seed
+    )
     grid = (cfg.image_size // cfg.patch_size,) * 2
     chosen = {cfg.mask: cfg.mask_args}
     strategies = {name: {} for name in names("masks")} | chosen

@@ -54,8 +54,8 @@ def execute(notebook, parameters=None, *, output=None, progress=True):
     if config is not None:
         cfg = config.read({name: parameter["default"] for name, parameter in known.items()} | given)
         given = {name: getattr(cfg, name) for name in given}
-        metrics = Path(cfg.folder()) / "metrics.jsonl"
-        output = output or metrics.with_name(re.sub(r"^\d+[_-]*", "", notebook.stem) + ".ipynb")
+        metrics, name = cfg.log(), re.sub(r"^\d+[_-]*", "", notebook.stem)
+        output = output or Path(cfg.folder()) / f"{name}.ipynb"
     if output is None:
         raise Refused(f"output: {notebook.name} names no config, so give a path for the executed copy")
     output = Path(output)

@@ -17,14 +17,15 @@ class Bar:
             self.bar = tqdm(total=steps, initial=start, desc=title, unit="step")
 
     def show(self, row):
-        text = {k: f"{row[k]:.4g}" for k in ("epoch", "loss", "images_per_s", "knn_top1") if k in row}
+        text = {k: f"{row[k]:.4g}" for k in ("epoch", "loss", "images_per_s", "knn_top1", "top1") if k in row}
         if self.bar is not None:
             self.bar.update(row["step"] - self.bar.n)
             self.bar.set_postfix(text)
         elif time.monotonic() - self.said > 10 or row["step"] == row["steps"]:
             self.said = time.monotonic()
             line = "  ".join(f"{name} {value}" for name, value in text.items())
-            print(f"{self.title}: step {row['step']} of {row['steps']}  {line}", file=sys.stderr, flush=True)
+            stream = sys.stdout if in_notebook() else sys.stderr  # a notebook paints stderr red
+            print(f"{self.title}: step {row['step']} of {row['steps']}  {line}", file=stream, flush=True)
 
     def close(self):
         if self.bar is not None:

@@ -59,7 +59,9 @@ class Run:
         try:
             return json.loads((self.path / "config.json").read_text())
         except ValueError as error:
-            raise Refused(f"{self.path / 'config.json'} is damaged ({error}); move the folder away to start anew") from None
+            raise Refused(
+                f"{self.path / 'config.json'} is damaged ({error}); move the folder away to start anew"
+            ) from None
 
     @property
     def settings(self):
@@ -79,7 +81,9 @@ class Run:
                 said = "; ".join(f"{n} = {before['settings'].get(n)!r} there, {settings[n]!r} now" for n in names)
                 raise Refused(f"run folder {self.path} belongs to another configuration: {said}. Choose another `run`")
             if before["data_fingerprint"] != data.fingerprint:
-                raise Refused(f"run folder {self.path}: the images of data = {cfg.data!r} have changed since it was begun")
+                raise Refused(
+                    f"run folder {self.path}: the images of data = {cfg.data!r} have changed since it was begun"
+                )
             return
         about = {"settings": settings, "data_fingerprint": data.fingerprint, "images": len(data), "timm": spec}
         write(self.path / "config.json", json.dumps(about | {"versions": versions(), "commit": commit()}, indent=1))
@@ -185,7 +189,9 @@ class Run:
         else:
             saved = self.checkpoints()
             if not saved or (step is not None and step not in saved):
-                raise Refused(f"run {self.path} has no checkpoint{f' of step {step}' if step is not None else ''} yet; saved: {list(saved) or 'none'}")
+                raise Refused(
+                    f"run {self.path} has no checkpoint{f' of step {step}' if step is not None else ''} yet; saved: {list(saved) or 'none'}"
+                )
             path = saved[step if step is not None else max(saved)] / "model.safetensors"
         model = self.settings.build()
         model.load_state_dict(read_safetensors(path))
@@ -222,8 +228,12 @@ def commit():
     """The git commit of the code, with + where it was changed; "unknown" outside a repository."""
     try:
         where = Path(__file__).parent
-        said = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=where, capture_output=True, text=True, timeout=5)
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=where, capture_output=True, text=True, timeout=5)
+        said = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=where, capture_output=True, text=True, timeout=5
+        )
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=where, capture_output=True, text=True, timeout=5
+        )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     return said.stdout.strip() + ("+" if dirty.stdout.strip() else "") if said.returncode == 0 else "unknown"

@@ -166,7 +166,9 @@ def _train(cfg, run, report):
 
             done = step + 1
             epoch_ends = done % each == 0 or done == steps
-            save_now = done == steps or (epoch_ends and cfg.checkpoint_every and (done // each) % cfg.checkpoint_every == 0)
+            save_now = done == steps or (
+                epoch_ends and cfg.checkpoint_every and (done // each) % cfg.checkpoint_every == 0
+            )
             leave = agreed(stop, done, cfg.log_every, accelerator)
             if done % cfg.log_every == 0 or save_now or leave:
                 log.write(done, rate, last_good)

@@ -20,7 +20,9 @@ METHODS = names("methods")
 
 
 def test_values_are_coerced_by_type():
-    cfg = Pretrain.read({"lr": "1e-4", "epochs": "3", "mask_args": "{min_block: 2}", "fraction": 1, "run": "x", "mask": None})
+    cfg = Pretrain.read(
+        {"lr": "1e-4", "epochs": "3", "mask_args": "{min_block: 2}", "fraction": 1, "run": "x", "mask": None}
+    )
     assert (cfg.lr, cfg.epochs, cfg.mask_args, cfg.fraction) == (1e-4, 3, {"min_block": 2}, 1.0)
     assert isinstance(cfg.fraction, float) and cfg.run == "x" and cfg.mask is None
     assert Evaluate.read({"baseline": "false"}).baseline is False

@@ -80,7 +80,7 @@ def test_pretraining_decays_what_beit_decays(name):
 
 
 def test_mae_decays_its_tokens():
-    from mimlab.methods.mae import RECIPE, MAE
+    from mimlab.methods.mae import MAE, RECIPE
 
     method = MAE(
         encoders.create("vit", 16, 4, dim=16, depth=1, heads=2, positions="sincos"),

@@ -27,7 +27,9 @@ def test_mean_of_visible_sees_nothing_hidden():
 
 
 def test_explore_compares_all_strategies_at_one_ratio():
-    cfg = mimlab.Explore(data="fashion_mnist", image_size=28, images=3, samples=20, mask="split", mask_args={"by": "rows"})
+    cfg = mimlab.Explore(
+        data="fashion_mnist", image_size=28, images=3, samples=20, mask="split", mask_args={"by": "rows"}
+    )
     found = look.explore(cfg)
     assert found.images.shape == (3, 3, 28, 28) and found.grid == (7, 7)
     assert set(found.shown) == set(found.many) == {"random", "blockwise", "split"}
@@ -38,7 +40,9 @@ def test_first_batch_is_what_training_gets(tmp_path, monkeypatch):
     from mimlab.methods.mae import MAE
 
     got, plain = [], MAE.forward
-    monkeypatch.setattr(MAE, "forward", lambda self, batch, mask, p: got.append((batch, mask)) or plain(self, batch, mask, p))
+    monkeypatch.setattr(
+        MAE, "forward", lambda self, batch, mask, p: got.append((batch, mask)) or plain(self, batch, mask, p)
+    )
     cfg = mimlab.Pretrain(
         method="mae", fraction=0.016, patch_size=7, epochs=1, batch_size=32, out=str(tmp_path), knn_every=0,
         encoder_args={"dim": 24, "depth": 1, "heads": 2}, method_args={"decoder_dim": 16, "decoder_heads": 2, "decoder_depth": 1},

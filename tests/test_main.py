@@ -17,7 +17,13 @@ def python(*arguments):
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("what", [["-c", "import mimlab, sys; print(*sys.modules)"], ["-c", "import sys, mimlab.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: print(*sys.modules)"]])
+@pytest.mark.parametrize(
+    "what",
+    [
+        ["-c", "import mimlab, sys; print(*sys.modules)"],
+        ["-c", "import sys, mimlab.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: print(*sys.modules)"],
+    ],
+)
 def test_import_and_help_load_nothing_heavy(what):
     done = python(*what)
     assert done.returncode == 0, done.stderr
@@ -60,8 +66,28 @@ def test_a_refusal_is_one_line_and_code_2(arguments, said, capsys):
 
 
 def test_pretrain_then_evaluate(tmp_path, capsys):
-    flags = ["--method", "splitmask", "--fraction", "0.016", "--patch_size", "7", "--epochs", "1", "--out", str(tmp_path)]
-    flags += ["--encoder_args", '{"dim": 24, "depth": 1, "heads": 2}', "--vocab", "32", "--batch_size", "32", "--device", "cpu"]
+    flags = [
+        "--method",
+        "splitmask",
+        "--fraction",
+        "0.016",
+        "--patch_size",
+        "7",
+        "--epochs",
+        "1",
+        "--out",
+        str(tmp_path),
+    ]
+    flags += [
+        "--encoder_args",
+        '{"dim": 24, "depth": 1, "heads": 2}',
+        "--vocab",
+        "32",
+        "--batch_size",
+        "32",
+        "--device",
+        "cpu",
+    ]
     assert main(["pretrain", *flags]) == 0
     path = capsys.readouterr().out.strip()
     options = ["--evaluation", "knn", "--evaluation_args", "{k: 5}", "--seeds", "1"]

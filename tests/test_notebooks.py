@@ -86,7 +86,9 @@ def test_pretrain(runs):
 
 def test_reconstructions_and_evaluation_of_the_run(runs):
     run = str(runs["kmeans"].parent)
-    path = mimlab.execute(ROOT / "notebooks" / "04_reconstructions.ipynb", {"run": run, "mask_ratio": "0.6", "images": 2})
+    path = mimlab.execute(
+        ROOT / "notebooks" / "04_reconstructions.ipynb", {"run": run, "mask_ratio": "0.6", "images": 2}
+    )
     assert path == Path(run) / "reconstructions.ipynb"
     assert "psnr_hidden" in path.read_text()
     given = {"run": run, "evaluation_args": {"epochs": 1, "batch": 16}, "seeds": 1}

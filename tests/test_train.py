@@ -183,8 +183,9 @@ def test_two_processes_are_one(tmp_path):
 
 
 def test_a_dead_worker_ends_the_run_with_its_own_words(tmp_path):
-    module = tmp_path / "broken.py"
-    module.write_text(
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "__init__.py").write_text("")
+    (tmp_path / "broken" / "mask.py").write_text(
         "import os, torch\n"
         "def rank(batch, grid, generator):\n"
         "    if batch > 1 and os.environ.get('RANK') == '1':\n"
@@ -196,10 +197,7 @@ def test_a_dead_worker_ends_the_run_with_its_own_words(tmp_path):
         "cfg = mimlab.Pretrain.read(json.loads(sys.argv[1]))\n"
         "try:\n    mimlab.pretrain(cfg)\nexcept RuntimeError as error:\n    print(error)\n"
     )
-    given = json.dumps(settings(tmp_path, mask="broken.__name__".split(".")[0] + "_pkg.rank2", processes=2).dict())
-    (tmp_path / "broken_pkg").mkdir()
-    (tmp_path / "broken_pkg" / "__init__.py").write_text("")
-    (tmp_path / "broken_pkg" / "rank2.py").write_text(module.read_text())
+    given = json.dumps(settings(tmp_path, mask="broken.mask", processes=2).dict())
     env = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code, given], capture_output=True, text=True, env=env, timeout=180)
     assert "worker one has had enough" in done.stdout, done.stdout + done.stderr
@@ -215,7 +213,9 @@ def test_a_loss_that_is_not_finite_names_step_images_and_checkpoint(tmp_path, mo
         return output._replace(loss=output.loss * float("nan")) if progress.step == 12 else output
 
     monkeypatch.setattr(MAE, "forward", poisoned)
-    with pytest.raises(FloatingPointError, match=r"loss = nan at step 12, on images \[\d+, .*last good checkpoint: step 10"):
+    with pytest.raises(
+        FloatingPointError, match=r"loss = nan at step 12, on images \[\d+, .*last good checkpoint: step 10"
+    ):
         mimlab.pretrain(settings(tmp_path, method="mae"))
 
 

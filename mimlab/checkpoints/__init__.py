@@ -54,12 +54,18 @@ def load(module, state, source, partial=False):
     Shapes must agree. Tensors that the file does not hold keep their value and are reported as missing.
     """
     own = module.state_dict()
-    wrong = [f"{n} {tuple(state[n].shape)} there, {tuple(own[n].shape)} here" for n in state if n in own and state[n].shape != own[n].shape]
+    wrong = [
+        f"{n} {tuple(state[n].shape)} there, {tuple(own[n].shape)} here"
+        for n in state
+        if n in own and state[n].shape != own[n].shape
+    ]
     if wrong:
         raise Refused(f"{source}: shapes differ: {'; '.join(wrong[:4])}{' ...' if len(wrong) > 4 else ''}")
     unused, missing = sorted(set(state) - set(own)), sorted(set(own) - set(state))
     if (unused or missing) and not partial:
-        raise Refused(f"{source}: unused names {shorten(unused)}, missing names {shorten(missing)}; pass partial=True to load the rest")
+        raise Refused(
+            f"{source}: unused names {shorten(unused)}, missing names {shorten(missing)}; pass partial=True to load the rest"
+        )
     module.load_state_dict({name: value for name, value in state.items() if name in own}, strict=False)
     return unused, missing
 

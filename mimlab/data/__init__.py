@@ -34,9 +34,7 @@ def sources():
 def source(name):
     """The module of the source called `name`; `Refused` where there is none."""
     if isinstance(name, str) and "." not in name and name not in sources():
-        raise Refused(
-            f"no data called {name!r}{find.closest(name, sources())}; there are: {', '.join(sources())}"
-        )
+        raise Refused(f"no data called {name!r}{find.closest(name, sources())}; there are: {', '.join(sources())}")
     return find.find("data", name)
 
 
@@ -53,8 +51,7 @@ def check(name, given, field="data_args"):
     for option in given:
         if option not in known:
             raise Refused(
-                f"{field}: {name} has no option {option!r}{find.closest(option, known)}; "
-                f"there are: {', '.join(known)}"
+                f"{field}: {name} has no option {option!r}{find.closest(option, known)}; there are: {', '.join(known)}"
             )
     for option, default in known.items():
         if default is inspect.Parameter.empty and option not in given:
@@ -146,9 +143,7 @@ class Images:
     def require_labels(self):
         """The labels, int64 (N,); `Refused` where the data has none."""
         if self.labels is None:
-            raise Refused(
-                f"data = {self.name!r} ({self.split}) has no labels, which this needs; use labelled data"
-            )
+            raise Refused(f"data = {self.name!r} ({self.split}) has no labels, which this needs; use labelled data")
         return self.labels
 
 

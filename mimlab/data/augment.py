@@ -12,7 +12,7 @@ a chain of box blurs.
 import math
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from mimlab.errors import Refused
 
@@ -62,13 +62,9 @@ class Augment:
         for name, p in dict(flip=flip, jitter_p=jitter_p, grey=grey, blur=blur, solarize=solarize).items():
             if not isinstance(p, (int, float)) or not 0 <= p <= 1:
                 raise Refused(f"{name} = {p!r} is a probability, from 0 to 1")
-        strengths = (
-            (jitter, jitter, jitter / 2, jitter / 4) if isinstance(jitter, (int, float)) else tuple(jitter)
-        )
+        strengths = (jitter, jitter, jitter / 2, jitter / 4) if isinstance(jitter, (int, float)) else tuple(jitter)
         if len(strengths) != 4 or min(strengths) < 0 or strengths[3] > 0.5:
-            raise Refused(
-                f"jitter = {jitter!r} should be a number, or brightness, contrast, saturation, hue (to 0.5)"
-            )
+            raise Refused(f"jitter = {jitter!r} should be a number, or brightness, contrast, saturation, hue (to 0.5)")
         self.size, self.scale, self.ratio, self.flip = size, scale, ratio, flip
         self.jitter, self.jitter_p = strengths, jitter_p
         self.grey, self.blur, self.solarize = grey, blur, solarize
@@ -227,9 +223,7 @@ def shift_hue(x, shift):
     chroma = high - low
     r, g, b = x.unbind(1)
     safe = torch.where(chroma > 0, chroma, 1)
-    hue = torch.where(
-        high == r, (g - b) / safe, torch.where(high == g, 2 + (b - r) / safe, 4 + (r - g) / safe)
-    )
+    hue = torch.where(high == r, (g - b) / safe, torch.where(high == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
     hue = (hue / 6 + shift[:, None, None]) % 1 * 6
     # value - chroma * max(0, min(k, 4 - k, 1)), k = (n + hue) mod 6, n = 5, 3, 1 for r, g, b
     channels = []
@@ -274,11 +268,8 @@ def _check_size(size):
 
 
 def _check_range(name, pair, top):
-    numbers = (
-        isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(v, (int, float)) for v in pair)
-    )
+    numbers = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(v, (int, float)) for v in pair)
     if not numbers or not 0 < pair[0] <= pair[1] <= top:
         raise Refused(
-            f"{name} = {pair!r} should be two numbers, low and high, above 0"
-            + f" and at most {top}" * (top == 1)
+            f"{name} = {pair!r} should be two numbers, low and high, above 0" + f" and at most {top}" * (top == 1)
         )

@@ -30,7 +30,7 @@ CHUNK = 256  # images decoded between two writes
 Stored = namedtuple("Stored", "pixels labels classes skipped")
 
 
-class Unreadable(Exception):  # noqa: N818
+class Unreadable(Exception):
     """A file that is no image, or not one we can hold: its message is the reason."""
 
 
@@ -89,9 +89,7 @@ def build(key, load, *, size, background, unreadable):
 
 
 def _build_aside(place, dataset, size, background, unreadable):
-    aside = place.with_name(
-        f".{place.name}.partial"
-    )  # holding the lock: a left-over is from a process that died
+    aside = place.with_name(f".{place.name}.partial")  # holding the lock: a left-over is from a process that died
     shutil.rmtree(aside, ignore_errors=True)
     _check_space(place.parent, len(dataset), size)
     aside.mkdir()
@@ -168,9 +166,7 @@ def _header(file, n, size):
 def _attempt(image, *, size, background):
     """uint8 (3, size, size), or the reason as a text: one bad file must not end the threads of the others."""
     try:
-        return decode(
-            io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"], size, background
-        )
+        return decode(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"], size, background)
     except Unreadable as reason:
         return str(reason)
 
@@ -186,9 +182,7 @@ def decode(file, size, background=(255, 255, 255)):
         with Image.open(file) as image:
             width, height = image.size
             if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
-                raise Unreadable(
-                    f"{width} x {height} pixels are above the limit of {Image.MAX_IMAGE_PIXELS:,}"
-                )
+                raise Unreadable(f"{width} x {height} pixels are above the limit of {Image.MAX_IMAGE_PIXELS:,}")
             image.draft("RGB", (2 * size, 2 * size))  # JPEG only: a smaller inverse DCT, still twice too fine
             image.load()
             image = _rgb(ImageOps.exif_transpose(image), background)
@@ -199,9 +193,7 @@ def decode(file, size, background=(255, 255, 255)):
     except Image.DecompressionBombError as error:
         raise Unreadable(str(error)) from None
     except Exception as error:  # Pillow's decoders raise a dozen kinds, from struct.error to SyntaxError
-        raise Unreadable(
-            f"not a readable image ({' '.join(str(error).split()) or type(error).__name__})"
-        ) from None
+        raise Unreadable(f"not a readable image ({' '.join(str(error).split()) or type(error).__name__})") from None
     width, height = image.size
     short = min(width, height)
     left, top = (width - short) / 2, (height - short) / 2
@@ -214,9 +206,7 @@ def _rgb(image, background):
     """RGB of any mode. 16 bits are scaled by 65,535, floats by the least of 1, 255, 65,535 above them."""
     if image.mode.startswith("I") or image.mode == "F":
         grey = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-        top = (
-            65535 if image.mode != "F" else next((t for t in (1, 255, 65535) if grey.max() <= t), grey.max())
-        )
+        top = 65535 if image.mode != "F" else next((t for t in (1, 255, 65535) if grey.max() <= t), grey.max())
         if image.mode == "I" and grey.max() > 65535:
             top = 2**31 - 1
         image = Image.fromarray(np.uint8(np.clip(grey / top, 0, 1) * 255 + 0.5))

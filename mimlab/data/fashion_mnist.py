@@ -28,17 +28,13 @@ CLASSES = [
     "Ankle boot",
 ]
 PLACES = {"train": slice(0, 1200), "test": slice(1200, 1400)}  # of each class's 1,400 images
-SHA256 = (
-    "cd685fb97626cacd37435ac13cfeb8bcb3e69905c0654cfde517c03dd212fc19"  # of all decoded bytes, class by class
-)
+SHA256 = "cd685fb97626cacd37435ac13cfeb8bcb3e69905c0654cfde517c03dd212fc19"  # of all decoded bytes, class by class
 FOLDER = Path(__file__).parent / "embedded"
 
 
 def arrays():
     """All images by class, uint8 (10, 1400, 28, 28): 1,200 for training, then 200 for testing."""
-    raw = b"".join(
-        lzma.decompress((FOLDER / f"fashion_mnist_{label}.xz").read_bytes()) for label in range(10)
-    )
+    raw = b"".join(lzma.decompress((FOLDER / f"fashion_mnist_{label}.xz").read_bytes()) for label in range(10))
     pixels = np.frombuffer(raw, np.uint8).reshape(10, 1400, 28, 28).swapaxes(2, 3)  # stored column by column
     pixels = np.ascontiguousarray(pixels)
     if hashlib.sha256(pixels).hexdigest() != SHA256:

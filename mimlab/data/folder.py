@@ -22,14 +22,10 @@ from mimlab.errors import Refused
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2"}
 TESTS = ("test", "val", "validation")  # in this order of preference
 
-Table = namedtuple(
-    "Table", "files labels splits"
-)  # lists of texts, one a file; labels and splits may be None
+Table = namedtuple("Table", "files labels splits")  # lists of texts, one a file; labels and splits may be None
 
 
-def fingerprint(
-    split, *, path, label="label", split_column="split", holdout=0.2, train_split=None, test_split=None
-):
+def fingerprint(split, *, path, label="label", split_column="split", holdout=0.2, train_split=None, test_split=None):
     """Of a folder the name, size and time of every file; of a zip the sizes and checksums that it lists."""
     path = _existing(path)
     if path.is_dir():
@@ -50,9 +46,7 @@ def load(split, *, path, label="label", split_column="split", holdout=0.2, train
         raise Refused(f"holdout = {holdout!r} should be at least 0 and below 1 (0.2 keeps 20 % for testing)")
     path = _existing(path)
     table = _folder_table(path, label) if path.is_dir() else _zip_table(path, label, split_column)
-    classes, codes = (
-        np.unique(table.labels, return_inverse=True) if table.labels else (None, None)
-    )  # of all splits
+    classes, codes = np.unique(table.labels, return_inverse=True) if table.labels else (None, None)  # of all splits
     rows = _rows(path, table, codes, split, holdout, train_split, test_split)
     columns = {"image": _images(path, [table.files[i] for i in rows])}
     features = {"image": datasets.Image()}
@@ -81,9 +75,7 @@ def _rows(path, table, codes, split, holdout, train_split, test_split):
     wanted = {"train": train_split or (there and "train") or None, "test": test}.get(split, split)
     if wanted is not None and wanted not in there:
         hint = (
-            f"; there are: {', '.join(there)} (options train_split, test_split)"
-            if there
-            else ", only train and test"
+            f"; there are: {', '.join(there)} (options train_split, test_split)" if there else ", only train and test"
         )
         raise Refused(f"'{path}' has no split {wanted!r}{hint}")
     if wanted is not None and not (split == "train" and test is None):
@@ -96,9 +88,7 @@ def _rows(path, table, codes, split, holdout, train_split, test_split):
     held = data.holdout([table.files[i] for i in pool], None if codes is None else codes[pool], holdout)
     rows = pool[held if split == "test" else ~held]
     if not len(rows):
-        raise Refused(
-            f"split = {split!r}: holdout = {holdout} of '{path}' leaves it no image ({len(pool):,} in all)"
-        )
+        raise Refused(f"split = {split!r}: holdout = {holdout} of '{path}' leaves it no image ({len(pool):,} in all)")
     return rows
 
 
@@ -167,9 +157,7 @@ def _zip_table(path, label, split_column):
     with _zip(path) as pack:
         members = set(pack.namelist())
         if "index.json" not in members:
-            raise Refused(
-                f"path = '{path}' has no index.json inside; unpack it and give the folder, or add one"
-            )
+            raise Refused(f"path = '{path}' has no index.json inside; unpack it and give the folder, or add one")
         try:
             index = json.loads(pack.read("index.json"))
             columns, rows = index["columns"], index["rows"]

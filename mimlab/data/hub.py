@@ -94,7 +94,5 @@ def _open(id, config, revision):
 def _chosen(every, split, id, train_split, test_split):
     wanted = {"train": train_split, "test": test_split}.get(split, split)
     if wanted not in every:
-        raise Refused(
-            f"{id} has no split {wanted!r}; there are: {', '.join(every)} (options train_split, test_split)"
-        )
+        raise Refused(f"{id} has no split {wanted!r}; there are: {', '.join(every)} (options train_split, test_split)")
     return every[wanted]

@@ -37,7 +37,9 @@ def model_name(name, known):
 
     full = known.get(name, name if "_patch" in name else f"{name}_patch16_224")
     if not timm.is_model(full):
-        raise Refused(f"encoder = {name!r}: timm has no model called {full!r}; there are: {', '.join(known)}, or any timm name")
+        raise Refused(
+            f"encoder = {name!r}: timm has no model called {full!r}; there are: {', '.join(known)}, or any timm name"
+        )
     return full
 
 

@@ -64,7 +64,9 @@ class ViT(Encoder):
 
         trunk = build(full, spec, drop_path)
         if not isinstance(trunk, VisionTransformer) or trunk.pos_embed is None:
-            raise Refused(f"encoder = {full!r} is not a ViT with an absolute position table; use vit_tiny, vit_small, vit_base")
+            raise Refused(
+                f"encoder = {full!r} is not a ViT with an absolute position table; use vit_tiny, vit_small, vit_base"
+            )
         super().__init__(
             trunk,
             {"model_name": full, **spec},

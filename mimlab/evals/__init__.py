@@ -25,7 +25,9 @@ def evaluate(cfg, report=None):
     test.require_labels()
     starts = {f"after {settings.method}": True} | ({"from scratch": False} if cfg.baseline else {})
     found, began = {name: [] for name in starts}, time.perf_counter()
-    bar = Bar(cfg.seeds * len(starts), 0, cfg.evaluation)
+    bar, log = Bar(cfg.seeds * len(starts), 0, cfg.evaluation), cfg.log()
+    log.parent.mkdir(exist_ok=True)
+    write(log, "")
     for seed in range(cfg.seeds):
         train = data.open(
             settings.data, "train", size=settings.cache_size, fraction=share, seed=seed, **settings.data_args
@@ -37,12 +39,13 @@ def evaluate(cfg, report=None):
             done = sum(len(values) for values in found.values())
             row = {"step": done, "steps": cfg.seeds * len(starts), "top1": found[name][-1]["top1"], "start": name}
             bar.show(row)
+            with open(log, "a") as handle:
+                handle.write(json.dumps(row) + "\n")
             if report is not None:
                 report(row)
     bar.close()
     results = {name: summary(values) for name, values in found.items()}
     about = {"config": cfg.dict(), "seconds": round(time.perf_counter() - began, 1), "versions": versions()}
-    (run.path / "evals").mkdir(exist_ok=True)
     write(run.path / "evals" / f"{cfg.evaluation}.json", json.dumps({"results": results} | about, indent=1))
     return results
 

@@ -1,11 +1,12 @@
 """Fine-tuning on labels: the protocol of the SplitMask paper (Table 9), sized by its options.
 
 AdamW, cosine after a warm-up, layer-wise learning rates, mixup and cutmix (timm), label smoothing, stochastic
-depth, random crops, flips and colour jitter. The classifier is MAE's and BEiT's: the mean of the patch tokens,
+depth, random crops and flips. The classifier is MAE's and BEiT's: the mean of the patch tokens,
 a fresh norm, a linear layer.
 
-Differs from the paper: no RandAugment and no repeated augmentation; the whole image is tested, without the
-0.875 crop; epochs, batch and learning rate are small-scale by default.
+Differs from the paper: no RandAugment, no repeated augmentation, and colour jitter only on request; the whole
+image is tested, without the 0.875 crop. The defaults are for some thousand small images and minutes: a higher
+learning rate, fewer epochs, a smaller batch and milder crops than Table 9.
 """
 
 import copy
@@ -85,8 +86,8 @@ def evaluate(
     test,
     *,
     epochs=20,
-    lr=1e-3,
-    batch=64,
+    lr=2e-2,
+    batch=32,
     layer_decay=0.65,
     weight_decay=0.05,
     warmup_share=0.2,
@@ -94,8 +95,8 @@ def evaluate(
     cutmix=1.0,
     smoothing=0.1,
     drop_path=0.1,
-    jitter=0.4,
-    scale=0.4,
+    jitter=0.0,
+    scale=0.7,
     pool="mean",
     seed=0,
     device=None,
@@ -120,7 +121,8 @@ def evaluate(
     model = Classifier(encoder, classes, pool).to(device).train()
     peak = lr * batch / 256
     groups = layer_groups(model, encoder.depth, weight_decay, layer_decay)
-    names = [group.pop("names") for group in groups]
+    for group in groups:
+        del group["names"]
     optimiser = torch.optim.AdamW(groups, lr=peak, fused=device.type in ("cpu", "cuda"))
     mix = mixup > 0 or cutmix > 0
     mixing = (
@@ -158,7 +160,6 @@ def evaluate(
         "train_images": len(train),
         "test_images": len(test),
         "chance": 100.0 / classes,
-        "parameter_groups": len(names),
     }
 
 

@@ -132,8 +132,11 @@ def curves(metrics, y="loss", x="step", smooth=0.0, baseline=None):
     return figure
 
 
-def grid(metrics, ys, x="step", smooth=0.0, columns=2):
-    """`curves` of several quantities side by side, in one figure; runs share colours and one legend."""
+def grid(metrics, ys, x="step", smooth=0.0, columns=2, baselines=None):
+    """`curves` of several quantities side by side, in one figure; runs share colours and one legend.
+
+    `baselines` is y -> {name: value}, drawn dashed in that quantity's panel.
+    """
     if not metrics or not ys:
         raise Refused("metrics and ys: nothing to show; give label -> rows and at least one name")
     columns = min(columns, len(ys))
@@ -152,7 +155,7 @@ def grid(metrics, ys, x="step", smooth=0.0, columns=2):
             y,
             x,
             smooth,
-            {},
+            (baselines or {}).get(y, {}),
             legend=k == 0,
             row=k // columns + 1,
             col=k % columns + 1,
@@ -163,3 +166,28 @@ def grid(metrics, ys, x="step", smooth=0.0, columns=2):
         return empty("nothing logged yet")
     figure.update_layout(template=TEMPLATE, height=60 + 240 * height, width=420 * columns, margin_t=40)
     return figure.update_xaxes(title_text=x, row=height)
+
+
+# What a logged quantity is to be compared with: the loss and the accuracy of guessing.
+GUESSES = {
+    "loss": {"uniform guess": "loss_uniform"},
+    "loss_inpaint": {"uniform guess": "loss_uniform"},
+    "loss_match": {},
+    "token_accuracy": {"most frequent token": "token_majority", "uniform guess": "token_uniform"},
+    "match_accuracy": {"chance": "match_chance"},
+    "knn_top1": {"chance": "knn_chance"},
+}
+
+
+def overview(metrics, smooth=0.0):
+    """What a run's method logs, each beside what guessing reaches, in one figure; `metrics` as in `curves`."""
+    logged = {name for rows in metrics.values() for row in rows for name in row}
+    wanted, guesses = [name for name in GUESSES if name in logged], {}
+    for y in wanted:
+        if y == "loss" and "loss_match" in logged:  # a sum of two losses has no guess of its own
+            continue
+        for name, source in GUESSES[y].items():
+            values = np.concatenate([series(rows, source)[1] for rows in metrics.values()])
+            if len(values):
+                guesses.setdefault(y, {})[name] = float(np.nanmean(values))
+    return grid(metrics, wanted, smooth=smooth, baselines=guesses)

@@ -100,7 +100,6 @@ class BEiT(Method):
     def reconstruct(self, images, mask):
         if not self.tokenizer.can_decode:
             return None
-        ids = self.predict(images, mask).argmax(dim=2)
-        filled = self.tokenizer.decode(ids, self.encoder.grid)
+        filled = self.tokenizer.expected(self.predict(images, mask), self.encoder.grid)
         filled = nn.functional.interpolate(filled, size=images.shape[2:], mode="nearest")
-        return Filled(filled, "the most likely token of each patch, drawn as its codebook patch")
+        return Filled(filled, "the mean codebook patch under the predicted tokens")

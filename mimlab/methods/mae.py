@@ -12,7 +12,6 @@ Differs from the paper: visible patches keep their raster order (the official co
 does not see the order, so all outputs are equal).
 """
 
-import torch
 from torch import nn
 
 from mimlab.errors import Refused
@@ -90,7 +89,7 @@ class MAE(Method):
         ids = hidden_ids(mask, mask.shape[1] - visible)
         prediction = self.head(take(self.decode(batch.images, mask, visible), ids))
         loss = (prediction - take(self.target(batch.images), ids)).square().mean()
-        return Output(loss, {"pixel_loss": loss.detach()}, prediction)
+        return Output(loss, {}, prediction)
 
     def predict(self, images, mask):
         """Predicted pixels of every patch, visible ones too, (B, N, patch * patch * 3)."""

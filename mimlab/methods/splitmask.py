@@ -131,7 +131,9 @@ class SplitMask(Method):
         if tokenizer is None:
             raise Refused("tokenizer = none: splitmask predicts tokens and needs one")
         if split and not encoder.can_drop:
-            raise Refused("splitmask shows each branch its own patches only, which this encoder cannot; use an encoder of the vit family")
+            raise Refused(
+                "splitmask shows each branch its own patches only, which this encoder cannot; use an encoder of the vit family"
+            )
         self.split, self.inpaint, self.match = split, inpaint, match
         self.temperature, self.match_weight = temperature, match_weight
         self.pairs = {"normalise": normalise, "negatives": negatives, "symmetric": symmetric}
@@ -237,6 +239,6 @@ class SplitMask(Method):
             logits = self.predict(images, mask)[0]
         else:
             logits = self.head(self.encoder(images, mask, fill=self.fill)[1])
-        filled = self.tokenizer.decode(logits.argmax(dim=2), self.encoder.grid)
+        filled = self.tokenizer.expected(logits, self.encoder.grid)
         filled = nn.functional.interpolate(filled, size=images.shape[2:], mode="nearest")
-        return Filled(filled, "the most likely token of each patch, drawn as its codebook patch")
+        return Filled(filled, "the mean codebook patch under the predicted tokens")

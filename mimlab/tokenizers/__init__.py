@@ -111,6 +111,15 @@ class PatchTokenizer(nn.Module):
             raise Refused(f"{type(self).__module__} has no pixels to decode its tokens to")
         return unpatchify(self.pixels[ids].float() / 255, grid, self.patch)
 
+    def expected(self, logits, grid):
+        """The mean codebook patch under predicted tokens: logits (B, N, K) -> (B, 3, h * P, w * P) in [0, 1].
+
+        Of all pictures that the vocabulary can mix, the one with the smallest expected squared error.
+        """
+        if not self.can_decode:
+            raise Refused(f"{type(self).__module__} has no pixels to decode its tokens to")
+        return unpatchify(logits.float().softmax(dim=2) @ (self.pixels.float() / 255), grid, self.patch)
+
 
 def resize(images, grid, patch):
     """Images (B, 3, H, W) at (h * P, w * P): bicubic with antialias, clamped to [0, 1]; as they are if they fit."""

@@ -63,9 +63,7 @@ def test_encoder_files_report_what_was_not_used(tmp_path):
 
 def test_beit_with_and_without_its_index_tables(tmp_path):
     torch.manual_seed(0)
-    one, two = (
-        BEiT(encoders.create("beit", 16, 4, dim=24, depth=1, heads=3), Tokenizer(16, 4)) for _ in range(2)
-    )
+    one, two = (BEiT(encoders.create("beit", 16, 4, dim=24, depth=1, heads=3), Tokenizer(16, 4)) for _ in range(2))
     state = official(one, beit.ours, skip="tokenizer.")
     state["rel_pos_bias.relative_position_index"] = torch.zeros(17, 17, dtype=torch.int64)
     path = tmp_path / "beit.pth"
@@ -89,7 +87,9 @@ def test_full_size_names(name):
     for kind, (method, module) in built.items():
         own = {n: list(v.shape) for n, v in method.state_dict().items() if not n.startswith("tokenizer.")}
         theirs = {
-            module.ours(n): list(shape) for n, shape in models[kind].items() if not n.endswith("relative_position_index")
+            module.ours(n): list(shape)
+            for n, shape in models[kind].items()
+            if not n.endswith("relative_position_index")
         }
         assert own == theirs, kind
 

@@ -72,17 +72,11 @@ def test_boxes_follow_torchvisions_law():
     assert (top >= 0).all() and (left >= 0).all() and (top + h <= 224).all() and (left + w <= 224).all()
     torch.manual_seed(0)
     theirs = torch.tensor(
-        [
-            v2.RandomResizedCrop.get_params(torch.empty(3, 224, 224), (0.2, 1.0), (3 / 4, 4 / 3))
-            for _ in range(4000)
-        ]
+        [v2.RandomResizedCrop.get_params(torch.empty(3, 224, 224), (0.2, 1.0), (3 / 4, 4 / 3)) for _ in range(4000)]
         if hasattr(v2.RandomResizedCrop, "get_params")
         else [
             [p[k] for k in ("top", "left", "height", "width")]
-            for p in (
-                v2.RandomResizedCrop(32, (0.2, 1.0)).make_params([torch.empty(3, 224, 224)])
-                for _ in range(4000)
-            )
+            for p in (v2.RandomResizedCrop(32, (0.2, 1.0)).make_params([torch.empty(3, 224, 224)]) for _ in range(4000))
         ]
     ).double()
     for ours, other in (

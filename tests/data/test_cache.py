@@ -70,9 +70,7 @@ def test_half_transparent_is_composed():
 
 
 def test_exif_orientation():
-    image = Image.fromarray(np.uint8([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]])).resize(
-        (64, 64), 0
-    )
+    image = Image.fromarray(np.uint8([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]])).resize((64, 64), 0)
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to see it upright
     out = cache.decode(saved(image, "jpeg", exif=exif, quality=95, subsampling=0), 64)
@@ -80,9 +78,7 @@ def test_exif_orientation():
     assert out[0, 8, 56] > 200 and out[2, 8, 56] < 60  # red from top left is now top right
 
 
-@pytest.mark.parametrize(
-    ("shape", "size"), [((40, 320), 16), ((320, 40), 16), ((30, 60), 30), ((16, 48), 16)]
-)
+@pytest.mark.parametrize(("shape", "size"), [((40, 320), 16), ((320, 40), 16), ((30, 60), 30), ((16, 48), 16)])
 def test_square_crop_is_torchvisions(shape, size):
     pixels = noise(*shape)
     out = torch.from_numpy(cache.decode(saved(Image.fromarray(pixels)), size).astype(np.float32))
@@ -234,11 +230,7 @@ def test_two_processes_at_once(nasty, home):
         f"folder.load = loud\nprint(data.open('folder', size=8, path={str(nasty)!r}, holdout=0).fingerprint)"
     )
     # options are read from the signature of `load`
-    program = program.replace(
-        "folder.load = loud", "import functools; folder.load = functools.wraps(load)(loud)"
-    )
-    runs = [
-        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    program = program.replace("folder.load = loud", "import functools; folder.load = functools.wraps(load)(loud)")
+    runs = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     lines = [line for run in runs for line in run.communicate()[0].split()]
     assert lines.count("built") == 1 and len(lines) == 3 and len(set(lines)) == 2

@@ -72,9 +72,7 @@ def test_fraction_keeps_rows_of_the_same_cache(pictures, home):
     assert np.bincount(half.labels).tolist() == [2, 2, 2]
     assert torch.equal(half.get([0, 5]), whole.get(half.rows[[0, 5]]))
     assert len([f for f in (home / "images").iterdir() if f.is_dir()]) == 1
-    others = [
-        data.open("folder", size=8, path=pictures, holdout=0, fraction=0.5, seed=s) for s in range(4, 9)
-    ]
+    others = [data.open("folder", size=8, path=pictures, holdout=0, fraction=0.5, seed=s) for s in range(4, 9)]
     assert len({half.fingerprint, whole.fingerprint, *(o.fingerprint for o in others)}) > 4
 
 
@@ -102,9 +100,7 @@ def test_subset_is_nested_balanced_and_never_empty():
 def test_subset_depends_on_the_seed_alone():
     assert data.subset(1000, 0.01, 0).tolist() == data.subset(1000, 0.01, 0).tolist()
     assert data.subset(1000, 0.01, 0).tolist() == [141, 152, 233, 237, 622, 649, 775, 898, 969, 989]
-    overlap = [
-        len(np.intersect1d(data.subset(1000, 0.1, 0), data.subset(1000, 0.1, s))) for s in range(1, 51)
-    ]
+    overlap = [len(np.intersect1d(data.subset(1000, 0.1, 0), data.subset(1000, 0.1, s))) for s in range(1, 51)]
     assert 7 < np.mean(overlap) < 13  # 10 expected of independent draws
     counts = sum(np.bincount(data.subset(100, 0.2, s), minlength=100) for s in range(500))
     assert counts.min() > 60 and counts.max() < 145  # binomial(500, 0.2): 100 +- 9
@@ -149,6 +145,4 @@ def test_second_opening_imports_nothing_heavy(pictures):
         "print(len(images), 'datasets' in sys.modules, 'torchvision' in sys.modules)"
     )
     runs = [subprocess.run([sys.executable, "-c", program], capture_output=True, text=True) for _ in range(2)]
-    assert [r.stdout.split() for r in runs] == [["9", "True", "False"], ["9", "False", "False"]], runs[
-        0
-    ].stderr
+    assert [r.stdout.split() for r in runs] == [["9", "True", "False"], ["9", "False", "False"]], runs[0].stderr

@@ -25,9 +25,7 @@ def pack(path, columns, rows, files=None, index=None):
     with zipfile.ZipFile(path, "w") as file:
         for name in [row[0] for row in rows] if files is None else files:
             file.write(picture, name)
-        file.writestr(
-            "index.json", json.dumps({"columns": columns, "rows": rows}) if index is None else index
-        )
+        file.writestr("index.json", json.dumps({"columns": columns, "rows": rows}) if index is None else index)
     return path
 
 

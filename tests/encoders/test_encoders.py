@@ -49,7 +49,7 @@ def test_dropping_hides_pixels_and_keeps_raster_order(encoder, images):
         with pytest.raises(Refused, match="vit family"):
             encoder(images, mask)
         return
-    cls, patches = encoder(images, mask, visible=6)
+    _, patches = encoder(images, mask, visible=6)
     assert patches.shape == (3, 6, encoder.dim)
     pixels = mask.view(3, 1, 4, 6).repeat_interleave(4, 2).repeat_interleave(4, 3)
     again = encoder(images + 7 * pixels, mask)

@@ -94,7 +94,17 @@ def test_learns_and_leaves_the_encoder_alone():
     torch.manual_seed(0)
     encoder = encoders.create("vit", 16, 4, dim=24, depth=2, heads=3)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    options = {"epochs": 40, "lr": 1e-1, "smoothing": 0.0, "batch": 32, "mixup": 0.0, "cutmix": 0.0, "scale": 1.0, "drop_path": 0.0, "layer_decay": 1.0}
+    options = {
+        "epochs": 40,
+        "lr": 1e-1,
+        "smoothing": 0.0,
+        "batch": 32,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+        "scale": 1.0,
+        "drop_path": 0.0,
+        "layer_decay": 1.0,
+    }
     numpy_state = np.random.get_state()[1].copy()
     found = evaluate(encoder, Dots(320, 0), Dots(60, 1), **options)  # fewer than 100 test images
     assert found["top1"] > 90 and found["top5"] == 100 and found["chance"] == 25

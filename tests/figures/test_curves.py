@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mimlab.errors import Refused
-from mimlab.figures.curves import MOST, curves, grid, keep, smoothed
+from mimlab.figures.curves import MOST, curves, grid, keep, overview, smoothed
 
 
 def rows(count, **more):
@@ -87,3 +87,18 @@ def test_grid_has_one_plot_a_quantity_and_one_legend():
     assert [a.text for a in figure.layout.annotations] == ["loss", "lr"]
     assert [trace.xaxis for trace in figure.data] == ["x", "x", "x2", "x2"]
     assert [trace.showlegend for trace in figure.data] == [True, True, False, False]
+
+
+def test_overview_has_what_is_logged_beside_what_guessing_reaches():
+    rows = [
+        {"step": k, "loss": 5.0 - k, "loss_uniform": 6.0, "token_accuracy": 0.1, "token_majority": 0.3} for k in (1, 2)
+    ]
+    figure = overview({"beit": rows})
+    assert [a.text for a in figure.layout.annotations if "(" not in a.text] == ["loss", "token_accuracy"]
+    assert {a.text for a in figure.layout.annotations if "(" in a.text} == {
+        "uniform guess (6)",
+        "most frequent token (0.3)",
+    }
+    both = [row | {"loss_match": 1.0, "loss_inpaint": 4.0 - row["step"]} for row in rows]
+    texts = [a.text for a in overview({"splitmask": both}).layout.annotations]
+    assert texts.count("uniform guess (6)") == 1  # beside the inpainting loss, not beside the sum

@@ -127,7 +127,9 @@ def test_exchanging_the_branches_exchanges_their_losses(n):
 
 def test_a_branch_does_not_see_what_it_predicts():
     torch.manual_seed(0)
-    method = SplitMask(encoders.create("vit", 16, 4, dim=24, depth=2, heads=3), Known(torch.zeros(2, 16).long(), 9)).eval()
+    method = SplitMask(
+        encoders.create("vit", 16, 4, dim=24, depth=2, heads=3), Known(torch.zeros(2, 16).long(), 9)
+    ).eval()
     images, mask = torch.rand(2, 3, 16, 16), cut(torch.rand(2, 16), 8)
     changed = images + mask.view(2, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
     before, after = method.predict(images, mask), method.predict(changed, mask)

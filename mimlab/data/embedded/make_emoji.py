@@ -45,9 +45,7 @@ def main(font_file, table_file):
     out = Path(__file__).parent / "emoji.zip"
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as pack:
         for name, data in [*files, ("index.json", json.dumps(index, ensure_ascii=False).encode())]:
-            pack.writestr(
-                zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data
-            )  # fixed dates: same bytes each time
+            pack.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)  # fixed dates: same bytes each time
     print(len(rows), hashlib.sha256(out.read_bytes()).hexdigest(), out.stat().st_size)
 
 
