@@ -16,6 +16,7 @@ RUN = {
     "encoder_args": {"dim": 64, "depth": 4, "heads": 4},
     "tokenizer": "kmeans",
     "epochs": 20,
+    "batch_size": 32,
     "lr": 8e-3,
     "augment": {"scale": [0.6, 1.0]},
     "drop_path": 0.0,

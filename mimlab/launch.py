@@ -50,7 +50,9 @@ def launch(cfg, run, report):
         | os.environ
         | {"PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     )
-    seen, bar = None, None
+    if not run.finished:
+        run.forget_after(max(run.checkpoints(), default=0))  # what the children will do again
+    seen, bar = 0, None
     with open(log, "w") as out:
         child = subprocess.Popen(
             command(cfg, settings), stdout=out, stderr=subprocess.STDOUT, env=env, start_new_session=True
@@ -59,8 +61,6 @@ def launch(cfg, run, report):
             while True:
                 ended = child.poll() is not None
                 rows = run.metrics()
-                # a resumed run first drops rows beyond its checkpoint, so the count may fall
-                seen = len(rows) if seen is None else min(seen, len(rows))
                 for row in rows[seen:]:
                     bar = bar or Bar(row["steps"], 0, cfg.method)
                     bar.show(row)

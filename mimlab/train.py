@@ -241,6 +241,9 @@ class Log:
         self.bar = Bar(steps, start, cfg.method) if accelerator.is_main_process else None
         self.pending, self.began, self.done = [], time.perf_counter(), start
         self.test = self.bank = None
+        if report is not None and accelerator.is_main_process:
+            for row in run.metrics():  # a curve that goes on shows what came before
+                report(row)
 
     def add(self, step, rows, output, norm):
         """Tensors only: nothing waits for the device here."""

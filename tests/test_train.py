@@ -164,7 +164,9 @@ def test_ctrl_c_saves_and_goes_on(tmp_path, monkeypatch):
         mimlab.pretrain(cut, report=interrupt)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert max(Run(cut.folder()).checkpoints()) in (7, 8)
-    assert same(weights(whole), weights(mimlab.pretrain(cut)))
+    rows = []
+    run = mimlab.pretrain(cut, report=rows.append)
+    assert same(weights(whole), weights(run)) and rows == run.metrics()
 
 
 def test_two_processes_are_one(tmp_path):

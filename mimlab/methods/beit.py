@@ -102,4 +102,7 @@ class BEiT(Method):
             return None
         filled = self.tokenizer.expected(self.predict(images, mask), self.encoder.grid)
         filled = nn.functional.interpolate(filled, size=images.shape[2:], mode="nearest")
-        return Filled(filled, "the mean codebook patch under the predicted tokens")
+        return Filled(
+            filled,
+            "the mean codebook patch under the predicted tokens; what it draws over visible patches was never asked of it",
+        )

@@ -241,4 +241,7 @@ class SplitMask(Method):
             logits = self.head(self.encoder(images, mask, fill=self.fill)[1])
         filled = self.tokenizer.expected(logits, self.encoder.grid)
         filled = nn.functional.interpolate(filled, size=images.shape[2:], mode="nearest")
-        return Filled(filled, "the mean codebook patch under the predicted tokens")
+        return Filled(
+            filled,
+            "the mean codebook patch under the predicted tokens; what it draws over visible patches was never asked of it",
+        )

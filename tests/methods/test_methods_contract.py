@@ -1,0 +1,77 @@
+"""What every method keeps to; runs over the files of the folder."""
+
+import inspect
+
+import pytest
+import torch
+
+import mimlab
+from mimlab.find import find, names
+from mimlab.masks import cut
+from mimlab.methods import Batch, Filled, Method, Progress
+
+SMALL = {"encoder_args": {"dim": 24, "depth": 2, "heads": 3}, "patch_size": 7, "vocab": 16, "epochs": 50}
+
+
+@pytest.fixture(params=names("methods"))
+def method(request):
+    torch.manual_seed(0)
+    needs = {"tokenizer": "random_patches"} if request.param != "mae" else {}
+    cfg = mimlab.Pretrain(method=request.param, drop_path=0.0, **SMALL, **needs).resolved()
+    built = cfg.build()
+    if built.tokenizer is not None:
+        patches = torch.rand(200, 3 * cfg.token_patch**2)
+        built.tokenizer.fit(patches, torch.Generator().manual_seed(0))
+    return built
+
+
+@pytest.fixture
+def batch():
+    return Batch(torch.rand(4, 3, 28, 28), torch.rand(4, 16), 8)
+
+
+@pytest.fixture
+def mask():
+    return cut(torch.rand(4, 16), 8)
+
+
+def test_a_file_is_a_recipe_and_one_final_class():
+    for name in names("methods"):
+        module = find("methods", name)
+        assert next(iter(module.RECIPE)) == "paper"
+        own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
+        methods = [c for c in own if issubclass(c, Method)]
+        assert len(methods) == 1 and methods[0].__bases__ == (Method,)
+        assert "arXiv" in module.__doc__ and "Differs from the paper" in module.__doc__
+
+
+def test_forward_computes_and_changes_nothing(method, batch, mask):
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    output = method(batch, mask, Progress())
+    assert output.loss.shape == () and torch.isfinite(output.loss)
+    assert all(isinstance(value, torch.Tensor) and value.shape == () for value in output.logs.values())
+    assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
+    torch.manual_seed(9)  # no draw of its own
+    assert torch.equal(method(batch, mask, Progress()).loss, output.loss)
+
+
+def test_every_trained_weight_gets_a_gradient(method, batch, mask):
+    """A weight without one stops DistributedDataParallel."""
+    method(batch, mask, Progress()).loss.backward()
+    without = [name for name, p in method.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+
+
+def test_reconstruction_depends_on_visible_pixels_alone(method, batch, mask):
+    method.eval()
+    filled = method.reconstruct(batch.images, mask)
+    assert isinstance(filled, Filled) and filled.images.shape == batch.images.shape and filled.note
+    assert float(filled.images.min()) >= 0 and float(filled.images.max()) <= 1
+    if "leaks" in filled.note:  # MAE with normalised pixels puts the true statistics back, and says so
+        return
+    pixels = mask.view(4, 1, 4, 4).repeat_interleave(7, 2).repeat_interleave(7, 3)
+    assert torch.equal(method.reconstruct(batch.images * ~pixels, mask).images, filled.images)
+
+
+def test_what_is_deployed_is_the_encoder(method, batch):
+    assert method.deployed.features(batch.images).shape == (4, 24)
