@@ -62,6 +62,9 @@ def stub(monkeypatch):
         def folder(self):
             return Path("runs") / f"{self.name}-{self.epochs}"
 
+        def log(self):
+            return self.folder() / "metrics.jsonl"
+
     module = types.ModuleType("mimlab.config")
     module.Train = Train
     monkeypatch.setitem(sys.modules, "mimlab.config", module)

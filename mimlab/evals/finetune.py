@@ -155,7 +155,7 @@ def evaluate(
         raise FloatingPointError(f"fine-tuning ended with loss = {float(history[-1])}; try a smaller lr than {lr}")
     found = accuracy(model, test, Plain(size), device)
     return found | {
-        "loss": round(float(torch.stack(history[-each:]).mean()), 4),
+        "loss": round(float(torch.stack(history[-each:]).mean()), 6),
         "epochs": epochs,
         "train_images": len(train),
         "test_images": len(test),

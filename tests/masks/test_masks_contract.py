@@ -107,18 +107,18 @@ def test_a_function_of_ones_own():
 
 
 def test_a_module_of_ones_own(tmp_path, monkeypatch):
-    (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "__init__.py").write_text("")
-    (tmp_path / "own" / "top.py").write_text(
+    (tmp_path / "own_masks").mkdir()
+    (tmp_path / "own_masks" / "__init__.py").write_text("")
+    (tmp_path / "own_masks" / "top.py").write_text(
         "import torch\n"
         "def rank(batch, grid, generator, *, goal=None, scores=None):\n"
         "    assert goal == 4\n"
         "    return -torch.arange(8.0).expand(batch, 8)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    mask = masks.sample("own.top", 1, (2, 4), 0.5, seeded())
+    mask = masks.sample("own_masks.top", 1, (2, 4), 0.5, seeded())
     assert mask[0].tolist() == [True] * 4 + [False] * 4
-    sys.modules.pop("own.top"), sys.modules.pop("own")
+    sys.modules.pop("own_masks.top"), sys.modules.pop("own_masks")
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_loss_on_four_patches_by_hand():
         norm_pix=True,
     )
     images, mask = torch.rand(1, 3, 8, 8), torch.tensor([[True, False, True, True]])
-    predicted = method.predict(images, mask)[0]
+    predicted = method.predict(images, mask)[0].detach()
     total = 0.0
     for patch, (row, column) in enumerate(((0, 0), (0, 4), (4, 0), (4, 4))):
         if mask[0, patch]:
