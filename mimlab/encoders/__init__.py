@@ -8,7 +8,7 @@ from torch import nn
 
 from mimlab.errors import Refused
 from mimlab.find import check_options, find
-from mimlab.layers import Normalise, patchify
+from mimlab.layers import PIXELS, Normalise, patchify
 from mimlab.masks import take, visible_ids
 
 POOLS = ("mean", "cls")
@@ -43,10 +43,20 @@ def model_name(name, known):
     return full
 
 
-def check_heads(dim, heads):
-    if heads < 1 or dim % heads:
+def sized(name, known, image_size, patch, dim, depth, heads, normalise):
+    """timm's full name and the arguments that size it; a bare family name is 192 wide, 6 deep, with 3 heads."""
+    if normalise not in PIXELS:
+        raise Refused(f"encoder_args: normalise = {normalise!r}; there are: {', '.join(PIXELS)}")
+    if "_" in name:
+        full = model_name(name, known)
+    else:
+        full, dim, depth, heads = next(iter(known.values())), dim or 192, depth or 6, heads or 3
+    if dim is not None and heads is not None and (heads < 1 or dim % heads):
         good = ", ".join(str(h) for h in range(1, 33) if dim % h == 0)
         raise Refused(f"encoder_args: heads = {heads} does not divide dim = {dim}; heads could be: {good}")
+    sizes = {"embed_dim": dim, "depth": depth, "num_heads": heads}
+    spec = {key: value for key, value in sizes.items() if value is not None}
+    return full, spec | {"img_size": list(image_size), "patch_size": patch, "num_classes": 0}
 
 
 def build(full, spec, drop_path):

@@ -8,9 +8,8 @@ Source: unilm/beit, modeling_pretrain.py and modeling_finetune.py.
 import torch
 import torch.nn.functional as F
 
-from mimlab.encoders import Encoder, build, check_heads, model_name
+from mimlab.encoders import Encoder, build, sized
 from mimlab.errors import Refused
-from mimlab.layers import PIXELS
 
 KNOWN = {"beit_base": "beit_base_patch16_224", "beit_large": "beit_large_patch16_224"}
 BIASES = ("shared", "per_block", "none")
@@ -38,21 +37,8 @@ def create(
     """
     if bias not in BIASES:
         raise Refused(f"encoder_args: bias = {bias!r}; there are: {', '.join(BIASES)}")
-    if normalise not in PIXELS:
-        raise Refused(f"encoder_args: normalise = {normalise!r}; there are: {', '.join(PIXELS)}")
-    sizes = {"embed_dim": dim, "depth": depth, "num_heads": heads}
-    if name == "beit":
-        full = KNOWN["beit_base"]
-        sizes = {"embed_dim": dim or 192, "depth": depth or 6, "num_heads": heads or 3}
-    else:
-        full = model_name(name, KNOWN)
-    spec = {key: value for key, value in sizes.items() if value is not None}
-    if "embed_dim" in spec or "num_heads" in spec:
-        check_heads(spec.get("embed_dim", 768), spec.get("num_heads", 12))
+    full, spec = sized(name, KNOWN, image_size, patch, dim, depth, heads, normalise)
     spec |= {
-        "img_size": list(image_size),
-        "patch_size": patch,
-        "num_classes": 0,
         "global_pool": "token",
         "use_abs_pos_emb": absolute,
         "use_rel_pos_bias": bias == "per_block",

@@ -6,9 +6,9 @@ sine-cosine positions.
 
 import torch
 
-from mimlab.encoders import Encoder, build, check_heads, model_name
+from mimlab.encoders import Encoder, build, sized
 from mimlab.errors import Refused
-from mimlab.layers import PIXELS, sincos_2d
+from mimlab.layers import sincos_2d
 
 KNOWN = {
     "vit_tiny": "vit_tiny_patch16_224",
@@ -37,20 +37,9 @@ def create(
     """
     if positions not in ("learned", "sincos"):
         raise Refused(f"encoder_args: positions = {positions!r}; there are: learned, sincos")
-    if normalise not in PIXELS:
-        raise Refused(f"encoder_args: normalise = {normalise!r}; there are: {', '.join(PIXELS)}")
-    sizes = {"embed_dim": dim, "depth": depth, "num_heads": heads}
-    if name == "vit":
-        full = KNOWN["vit_tiny"]
-        sizes = {"embed_dim": dim or 192, "depth": depth or 6, "num_heads": heads or 3}
-    else:
-        full = model_name(name, KNOWN)
-    spec = {key: value for key, value in sizes.items() if value is not None}
-    if "embed_dim" in spec or "num_heads" in spec:
-        check_heads(spec.get("embed_dim", 192), spec.get("num_heads", 3))
+    full, spec = sized(name, KNOWN, image_size, patch, dim, depth, heads, normalise)
     if positions == "sincos" and spec.get("embed_dim", 4) % 4:
         raise Refused(f"encoder_args: dim = {dim} cannot have sincos positions: it must be a multiple of 4")
-    spec |= {"img_size": list(image_size), "patch_size": patch, "num_classes": 0}
     if not class_token:
         spec |= {"class_token": False, "global_pool": "avg", "fc_norm": False}
     return ViT(full, spec, patch, positions, drop_path, normalise)
