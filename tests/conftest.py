@@ -1,10 +1,13 @@
 """Every test has a cache folder of its own session, few threads, and no network."""
 
 import os
+import signal
 import socket
 
 import pytest
 
+# A shell starts background jobs with Ctrl-C ignored, and children inherit that; tests interrupt themselves.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

@@ -99,6 +99,18 @@ def test_reconstructions_and_evaluation_of_the_run(runs):
     assert set(mimlab.Run.open(run).evaluations()) == {"finetune", "knn"}
 
 
+def test_two_processes_from_a_notebook_parameter(tmp_path):
+    """The same first loss as one process, training followed from the kernel."""
+    given = TINY | {"out": str(tmp_path), "epochs": 1, "drop_path": 0.0, "log_every": 1, "vocab": 16}
+    first = []
+    for processes in (1, 2):
+        given |= {"processes": processes, "run": f"with_{processes}"}
+        path = mimlab.execute(ROOT / "notebooks" / "03_pretrain.ipynb", given)
+        first.append([row["loss"] for row in mimlab.Run.open(path.parent).metrics() if "loss" in row])
+    assert first[0] == pytest.approx(first[1], rel=1e-3)
+    assert "splitmask: step 5 of 5" in path.read_text()
+
+
 def test_masks(tmp_path):
     given = {"out": str(tmp_path), "data": "fashion_mnist", "image_size": 28, "samples": 50, "mask_ratio": 0.4}
     path = mimlab.execute(ROOT / "notebooks" / "01_masks.ipynb", given)
