@@ -12,6 +12,8 @@ from mimlab.find import names
 from mimlab.methods import Batch, Progress
 from mimlab.run import Run
 
+MEASURED = 256  # images that numbers are measured on, however few are shown
+
 
 class Explored(NamedTuple):
     """`images` (B, 3, H, W); `grid`; `shown` and `many`: strategy -> masks for the images, and for statistics."""
@@ -55,7 +57,7 @@ class Seen(NamedTuple):
     """What a run fills in.
 
     `images` (B, 3, H, W), `mask` bool (B, N), `grid`, `filled` and `filled_rest` (the mask exchanged with its
-    complement) images or None, `note`, `numbers`: one row for a table.
+    complement) images or None, `note`, `numbers` over `MEASURED` images: one row for a table.
     """
 
     images: torch.Tensor
@@ -73,21 +75,23 @@ def look(cfg):
     cfg = cfg.resolved()
     run = Run.open(cfg.run)
     method, found = run.method(), run.data(cfg.split)
-    images = Plain(run.settings.image_size)(pick_rows(found, cfg.images, cfg.seed))
+    many = Plain(run.settings.image_size)(pick_rows(found, max(cfg.images, MEASURED), cfg.seed))
     grid = method.encoder.grid
     generator = generator_for(cfg.seed, 0, "look")
-    mask = masks.sample(cfg.mask, len(images), grid, cfg.mask_ratio, generator, **cfg.mask_args)
-    one, other = method.reconstruct(images, mask), method.reconstruct(images, ~mask)
-    noise = torch.rand(mask.shape, generator=generator)
-    logs = method(Batch(images, noise), mask, Progress()).logs
-    numbers = {name: round(float(value), 4) for name, value in logs.items()}
-    if one is None:
+    hidden = masks.sample(cfg.mask, len(many), grid, cfg.mask_ratio, generator, **cfg.mask_args)
+    output = method(Batch(many, torch.rand(hidden.shape, generator=generator)), hidden, Progress())
+    logs = {"loss": output.loss} | output.logs
+    numbers = {"images": len(many)} | {name: round(float(value), 4) for name, value in logs.items()}
+    filled = method.reconstruct(many, hidden)
+    images, mask = many[: cfg.images], hidden[: cfg.images]
+    if filled is None:
         name = run.settings.tokenizer
         note = f"{run.settings.method} with tokenizer = {name} predicts no picture; pre-train with kmeans or random_patches"
         return Seen(images, mask, grid, None, None, note, numbers)
-    numbers["psnr_hidden"] = psnr(images, one.images, mask, grid)
-    numbers["psnr_mean_colour"] = psnr(images, mean_of_visible(images, mask, grid), mask, grid)
-    return Seen(images, mask, grid, one.images, other.images, one.note, numbers)
+    numbers["psnr_hidden"] = psnr(many, filled.images, hidden, grid)
+    numbers["psnr_mean_colour"] = psnr(many, mean_of_visible(many, hidden, grid), hidden, grid)
+    other = method.reconstruct(images, ~mask).images
+    return Seen(images, mask, grid, filled.images[: cfg.images], other, filled.note, numbers)
 
 
 def psnr(images, filled, mask, grid):

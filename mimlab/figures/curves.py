@@ -11,6 +11,7 @@ from mimlab.figures.style import COLOURS, TEMPLATE, empty
 from mimlab.find import closest
 
 MOST = 2000  # points a trace
+FEW = 30  # below that, points are marked, and not smoothed
 
 
 def series(rows, y, x="step"):
@@ -67,13 +68,13 @@ def _draw(figure, metrics, y, x, smooth, baseline, legend=True, **place):
         xs, ys = series(rows, y, x)
         colour = COLOURS[number % len(COLOURS)]
         drawn |= len(xs) > 0
-        few = "lines+markers" if len(xs) < 30 else "lines"
+        few = "lines+markers" if len(xs) < FEW else "lines"
         common = {
             "legendgroup": label,
             "line_color": colour,
             "hovertemplate": f"{label}<br>{x} %{{x}}<br>{y} %{{y:.5g}}<extra></extra>",
         }
-        if smooth:
+        if smooth and len(xs) >= FEW:  # an average over a handful of points would only hide them
             figure.add_scatter(
                 x=xs[keep(xs, ys)],
                 y=ys[keep(xs, ys)],
