@@ -26,7 +26,7 @@ test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
 
 lab: .venv/installed
-	$(BIN)/jupyter lab notebooks
+	MIMLAB_ROOT=$(CURDIR) $(BIN)/jupyter lab notebooks
 
 lint: .venv/installed
 	$(BIN)/ruff check .

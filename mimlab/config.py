@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mimlab.errors import Refused
 from mimlab.find import check_options, find
-from mimlab.settings import Settings, setting, within
+from mimlab.settings import Settings, place, setting, within
 
 IMAGENET = 1_281_167  # training images; "equal updates" counts 300 epochs of them (papers' Table 3)
 
@@ -66,7 +66,7 @@ class Pretrain(Settings):
     knn_every: int = setting(5, "epochs between k-NN probes, where the data has labels; 0: never")
     checkpoint_every: int = setting(5, "epochs between checkpoints; 0: only at the end and when interrupted")
     log_every: int = setting(10, "steps between lines of metrics.jsonl")
-    out: str = setting("runs", "where run folders are made")
+    out: str = setting("runs", "where run folders are made, under MIMLAB_ROOT if that is set")
     run: str | None = setting(None, "name of the run folder; None: method-encoder-data-seed-hash")
 
     # What may differ when a run goes on.
@@ -185,10 +185,10 @@ class Pretrain(Settings):
         """Where the run lives: `out` / method-encoder-data-seed-hash, or `out` / `run`."""
         cfg = self.resolved()
         if cfg.run:
-            return Path(cfg.out) / cfg.run
+            return place(cfg.out) / cfg.run
         share = "" if cfg.fraction == 1 else f"_{cfg.fraction:g}"
         name = f"{cfg.method}-{cfg.encoder}-{cfg.data}{share}-s{cfg.seed}-{cfg.fingerprint}"
-        return Path(cfg.out) / name.replace("/", "_")
+        return place(cfg.out) / name.replace("/", "_")
 
     def log(self):
         """Where progress is written, a line every so many steps."""
@@ -310,4 +310,4 @@ class Explore(Settings):
         return self
 
     def folder(self):
-        return Path(self.resolved().out) / "masks"
+        return place(self.resolved().out) / "masks"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mimlab.config import Pretrain
 from mimlab.errors import Refused
+from mimlab.settings import place
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "datasets", "numpy")
 
@@ -48,11 +49,12 @@ class Run:
     def find(cls, name, out="runs"):
         """The run called `name`: a path, a folder in `out`, or "newest" finished one."""
         if name == "newest":
-            found = sorted(Path(out).glob("*/encoder.safetensors"), key=lambda p: p.stat().st_mtime)
+            found = sorted(place(out).glob("*/encoder.safetensors"), key=lambda p: p.stat().st_mtime)
             if not found:
                 raise Refused(f"run = 'newest': no finished run in {out!r}; pre-train one with notebook 03 first")
             return cls.open(found[-1].parent)
-        return cls.open(name if Path(name).is_dir() else Path(out) / name)
+        places = (Path(name), place(name), place(out) / name)
+        return cls.open(next((path for path in places if path.is_dir()), name))
 
     @property
     def config(self):

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import os
 import types
 import typing
 from dataclasses import field
@@ -17,6 +18,14 @@ def setting(default, help):
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata={"help": help})
     return field(default=default, metadata={"help": help})
+
+
+def place(folder):
+    """A relative `out` or run folder under $MIMLAB_ROOT, else under the current folder.
+
+    `make lab` sets it to the clone, since a kernel's current folder is its notebook's.
+    """
+    return Path(os.environ.get("MIMLAB_ROOT", "")) / folder
 
 
 class Settings:

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import time
 from pathlib import Path
 
 import nbformat
@@ -11,6 +12,7 @@ import pytest
 import mimlab
 from mimlab import config
 from mimlab.errors import Refused
+from mimlab.run import Run
 
 ROOT = Path(mimlab.__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -109,6 +111,45 @@ def test_two_processes_from_a_notebook_parameter(tmp_path):
         first.append([row["loss"] for row in mimlab.Run.open(path.parent).metrics() if "loss" in row])
     assert first[0] == pytest.approx(first[1], rel=1e-3)
     assert "splitmask: step 5 of 5" in path.read_text()
+
+
+def test_interrupting_the_cell_saves_and_running_it_again_goes_on(tmp_path):
+    """As the stop button of JupyterLab does it: a real kernel, interrupted while it trains."""
+    from jupyter_client.manager import start_new_kernel
+
+    given = TINY | {
+        "out": str(tmp_path),
+        "run": "r",
+        "epochs": 400,
+        "knn_every": 0,
+        "log_every": 1,
+        "tokenizer": "kmeans",
+    }
+    code = f"import mimlab\ncfg = mimlab.Pretrain(**{given!r})\nrun = mimlab.pretrain(cfg)"
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        run = Run(tmp_path / "r")
+        client.execute(code)
+        until(lambda: len(run.metrics()) > 20)
+        manager.interrupt_kernel()
+        reply = client.get_shell_msg(timeout=60)
+        assert reply["content"]["ename"] == "KeyboardInterrupt" and "go on" in reply["content"]["evalue"]
+        (saved,) = run.checkpoints()
+        assert saved >= 20 and not run.finished
+        client.execute(code)
+        until(lambda: run.metrics()[-1]["step"] > saved + 5)
+        steps = [row["step"] for row in run.metrics() if "loss" in row]
+        assert steps == list(range(1, len(steps) + 1))  # nothing twice, nothing left out
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def until(condition, patience=90):
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.05)
 
 
 def test_masks(tmp_path):

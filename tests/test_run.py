@@ -31,6 +31,19 @@ def test_newest_finished_run(tmp_path):
         Run.find("d", tmp_path)
 
 
+def test_relative_folders_lie_under_mimlab_root(tmp_path, monkeypatch):
+    """A notebook in a sub-folder finds the runs of the project."""
+    run = fake(tmp_path / "runs" / "a")
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    with pytest.raises(Refused, match="no finished run"):
+        Run.find("newest")
+    monkeypatch.setenv("MIMLAB_ROOT", str(tmp_path))
+    assert Run.find("newest").path == Run.find("a").path == Run.find("runs/a").path == run.path
+    assert mimlab.Pretrain(run="b").folder() == tmp_path / "runs" / "b"
+    assert mimlab.Pretrain(run="b", out=str(tmp_path / "c")).folder() == tmp_path / "c" / "b"
+
+
 def test_settings_come_back(tmp_path):
     run = fake(tmp_path / "a")
     assert run.settings == mimlab.Pretrain(out=str(tmp_path)).resolved()
