@@ -6,7 +6,7 @@ import json
 import sys
 
 from mimlab import config
-from mimlab.errors import Refused
+from mimlab.errors import Failed, Refused
 
 
 def parser():
@@ -70,7 +70,7 @@ def main(arguments=None):
     except Refused as error:
         print(f"mimlab: {error}", file=sys.stderr)
         return 2
-    except FloatingPointError as error:
+    except (Failed, FloatingPointError) as error:
         print(f"mimlab: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:

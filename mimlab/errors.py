@@ -1,4 +1,4 @@
-"""The one error that a user's setting can cause."""
+"""The two errors that users meet: a setting that cannot work, and work elsewhere that failed."""
 
 
 class Refused(ValueError):
@@ -9,3 +9,10 @@ class Refused(ValueError):
 
     def _render_traceback_(self):  # IPython asks for this name
         return [f"Refused: {self}"]
+
+
+class Failed(RuntimeError):
+    """A notebook or a child process that stopped: what it said, and where the rest is kept.
+
+    A first line, then the last lines of its own traceback; ours would add nothing.
+    """

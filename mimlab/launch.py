@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from mimlab.errors import Failed
 from mimlab.progress import Bar
 from mimlab.run import Run, write
 
@@ -77,7 +78,7 @@ def launch(cfg, run, report):
             if bar is not None:
                 bar.close()
     if child.returncode != 0:
-        raise RuntimeError(f"{cfg.processes} processes ended with code {child.returncode}; {log} ends:\n{tail(log)}")
+        raise Failed(f"{cfg.processes} processes ended with code {child.returncode}; {log} ends:\n{tail(log)}")
     return Run.open(run.path)
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from mimlab.errors import Refused
+from mimlab.errors import Failed, Refused
 from mimlab.find import closest
 
 # what the kernel sees besides our own environment: viewers print text, and plotly puts its JavaScript into the
@@ -18,10 +18,6 @@ from mimlab.find import closest
 BATCH = {"MIMLAB_BATCH": "1", "PLOTLY_RENDERER": "plotly_mimetype+notebook"}
 AUTOSAVE = 20  # s between saves of a running cell
 SPEAK = 10  # s between progress lines where there is no terminal
-
-
-class Failed(RuntimeError):
-    """A notebook that stopped: which cell, the error, where the copy is kept, then the last lines of the traceback."""
 
 
 def parameters(notebook):

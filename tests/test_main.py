@@ -98,6 +98,17 @@ def test_pretrain_then_evaluate(tmp_path, capsys):
     assert written["results"] == results and written["config"]["evaluation_args"] == {"k": 5}
 
 
+def test_a_failing_notebook_tells_its_own_error(tmp_path, capsys):
+    import nbformat
+
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1"), nbformat.v4.new_code_cell("1 / 0")])
+    book.cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(book, tmp_path / "book.ipynb")
+    assert main(["run", str(tmp_path / "book.ipynb"), "--output", str(tmp_path / "done.ipynb")]) == 1
+    said = capsys.readouterr().err
+    assert "ZeroDivisionError" in said and "done.failed.ipynb" in said and "papermill" not in said
+
+
 def test_public_names_exist_and_nothing_else():
     assert all(callable(getattr(mimlab, name)) for name in mimlab.__all__)
     assert callable(mimlab.evaluate) and callable(mimlab.evaluate)  # twice: a submodule must not shadow it

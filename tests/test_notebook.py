@@ -13,8 +13,8 @@ import pytest
 
 import mimlab.errors
 from mimlab import notebook
-from mimlab.errors import Refused
-from mimlab.notebook import Failed, execute, export_html, parameters
+from mimlab.errors import Failed, Refused
+from mimlab.notebook import execute, export_html, parameters
 
 ROOT = str(Path(mimlab.errors.__file__).parents[1])
 
