@@ -221,7 +221,7 @@ class Evaluate(Settings):
     evaluation: str = setting("finetune", "a file in mimlab/evals: finetune, knn")
     evaluation_args: dict = setting({}, 'its options, such as {"epochs": 20}')
     baseline: bool = setting(True, "also the same encoder from scratch, with the same labels, epochs and seeds")
-    fraction: float = setting(1.0, "share of the labelled training images, class-balanced")
+    fraction: float | None = setting(None, "share of the labelled training images, class-balanced; None: the run's")
     seeds: int = setting(2, "repetitions, each with another seed")
     device: str = setting("auto", "auto, cpu, cuda or mps")
     out: str = setting("runs", "where `newest` looks")
@@ -231,11 +231,13 @@ class Evaluate(Settings):
         from mimlab.run import Run
 
         within("seeds", self.seeds, 1, 1000)
-        within("fraction", self.fraction, 1e-9, 1)
+        within("fraction", 1.0 if self.fraction is None else self.fraction, 1e-9, 1)
         check_device(self.device, "no")
         module = find("evals", self.evaluation)
         check_options("evaluation_args", self.evaluation_args, module.evaluate, reserved=("seed", "device"))
-        return self.replace(run=str(Run.find(self.run, self.out).path))
+        run = Run.find(self.run, self.out)
+        fraction = run.settings.fraction if self.fraction is None else self.fraction
+        return self.replace(run=str(run.path), fraction=fraction)
 
     def folder(self):
         return Path(self.resolved().run)

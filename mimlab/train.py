@@ -10,6 +10,7 @@ import time
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch.utils.data import DataLoader, Dataset
 
@@ -74,9 +75,10 @@ def mine(batch):
 
 def _train(cfg, run, report):
     # -- data ---------------------------------------------------------------------------------------
-    cpu = cfg.device == "cpu"
+    if world() == 1:  # in a notebook an earlier run may have had another precision or device
+        AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
-        cpu=cpu,
+        cpu=cfg.device == "cpu",
         mixed_precision=cfg.precision,
         gradient_accumulation_steps=cfg.accumulate,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
@@ -84,6 +86,7 @@ def _train(cfg, run, report):
     device, first = accelerator.device, accelerator.is_main_process
     with accelerator.main_process_first():  # one process decodes and fits, the others read
         images = open_data(cfg, "train")
+        test = probed(cfg, images)
         steps, each = cfg.steps(len(images))
         grid = (cfg.image_size // cfg.patch_size,) * 2
         torch.manual_seed(cfg.seed)
@@ -121,7 +124,7 @@ def _train(cfg, run, report):
             ) from None
     if first:
         run.forget_after(start)
-    log = Log(cfg, run, accelerator, steps, each, start, report)
+    log = Log(cfg, run, accelerator, steps, each, start, report, test)
     if first and start == 0 and tokenizer is not None:
         log.tokens(tokenizer, images, grid)
 
@@ -173,7 +176,7 @@ def _train(cfg, run, report):
             if done % cfg.log_every == 0 or save_now or leave:
                 log.write(done, rate, last_good)
             if epoch_ends and cfg.knn_every and ((done // each) % cfg.knn_every == 0 or done == steps):
-                log.probe(done, plain, images)
+                log.probe(done, plain)
             if save_now or leave:
                 save(done)
                 last_good = done
@@ -188,10 +191,16 @@ def _train(cfg, run, report):
     return run
 
 
-def bank(cfg, images):
-    """At most about `PROBE` of the training images, class-balanced, for the k-NN probe."""
+def probed(cfg, images):
+    """(bank, test) of the k-NN probe, or None without labels; the bank is about `PROBE` training images at most."""
+    if images.labels is None or not cfg.knn_every:
+        return None
     share = cfg.fraction * min(1.0, PROBE / len(images))
-    return data.open(cfg.data, "train", size=cfg.cache_size, fraction=share, seed=cfg.seed, **cfg.data_args)
+    bank = data.open(cfg.data, "train", size=cfg.cache_size, fraction=share, seed=cfg.seed, **cfg.data_args)
+    try:
+        return bank, open_data(cfg, "test")
+    except Refused as error:
+        raise Refused(f"{error}; knn_every = 0 trains without probes") from None
 
 
 def open_data(cfg, split):
@@ -235,12 +244,12 @@ def agreed(stop, done, every, accelerator):
 class Log:
     """Collects what the steps report and writes a line of metrics.jsonl every so often."""
 
-    def __init__(self, cfg, run, accelerator, steps, each, start, report):
+    def __init__(self, cfg, run, accelerator, steps, each, start, report, probed):
+        self.probed = probed
         self.cfg, self.run, self.accelerator = cfg, run, accelerator
         self.steps, self.each, self.report = steps, each, report
         self.bar = Bar(steps, start, cfg.method) if accelerator.is_main_process else None
         self.pending, self.began, self.done = [], time.perf_counter(), start
-        self.test = self.bank = None
         if report is not None and accelerator.is_main_process:
             for row in run.metrics():  # a curve that goes on shows what came before
                 report(row)
@@ -303,19 +312,17 @@ class Log:
             print(f"warning: {warning}", file=sys.stderr)
         self.row({"step": 0, "steps": self.steps, "epoch": 0} | {f"tokenizer_{k}": v for k, v in found.items()})
 
-    def probe(self, step, method, images):
+    def probe(self, step, method):
         """k-NN accuracy of the encoder on the test images, where there are labels."""
-        if images.labels is None:
+        if self.probed is None:
             return
         paused = time.perf_counter()
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            if self.test is None:
-                self.test, self.bank = open_data(self.cfg, "test"), bank(self.cfg, images)
-            if self.test.labels is not None and len(self.test):
-                found = knn.evaluate(method.deployed, self.bank, self.test, k=min(20, len(self.bank)))
-                row = {"step": step, "steps": self.steps, "epoch": round(step / self.each, 4)}
-                self.row(row | {"knn_top1": found["top1"], "knn_chance": found["chance"]})
+            bank, test = self.probed
+            found = knn.evaluate(method.deployed, bank, test, k=min(20, len(bank)))
+            row = {"step": step, "steps": self.steps, "epoch": round(step / self.each, 4)}
+            self.row(row | {"knn_top1": found["top1"], "knn_chance": found["chance"]})
         self.accelerator.wait_for_everyone()
         self.began += time.perf_counter() - paused
 

@@ -97,6 +97,14 @@ def test_workers_and_log_steps_change_no_loss(tmp_path):
     assert losses(mimlab.pretrain(settings(tmp_path / "c", seed=1))) != base
 
 
+def test_half_precision_in_the_same_process(tmp_path):
+    """bf16 on a CPU learns as full precision does, to its three digits; a run before it had another precision."""
+    full, half = (mimlab.pretrain(settings(tmp_path / p, precision=p)) for p in ("no", "bf16"))
+    assert losses(half) != losses(full) and losses(half) == pytest.approx(losses(full), rel=2e-2)
+    assert {value.dtype for value in weights(half).values() if value.is_floating_point()} == {torch.float32}
+    assert losses(mimlab.pretrain(settings(tmp_path / "again"))) == losses(full)
+
+
 @pytest.mark.parametrize("method", ["mae", "splitmask"])
 def test_accumulated_parts_give_the_loss_and_weights_of_the_whole(method, tmp_path):
     args = {"method": method} | ({"method_args": {"match": False}} if method == "splitmask" else {})
@@ -312,6 +320,23 @@ def test_data_without_labels_trains_without_probes(tmp_path):
     assert run.finished and not any("knn_top1" in row for row in run.metrics())
     with pytest.raises(Refused, match="no labels"):
         mimlab.evaluate(mimlab.Evaluate(run=str(run.path)))
+
+
+def test_labels_without_test_images_are_refused_before_training(tmp_path):
+    """One image a class leaves none to hold out; without probes it trains."""
+    from PIL import Image
+
+    for k in range(20):
+        (tmp_path / "photos" / f"class{k}").mkdir(parents=True)
+        Image.new("RGB", (30, 30), (k * 12, 0, 200)).save(tmp_path / "photos" / f"class{k}" / "one.png")
+    out, photos = (
+        tmp_path / "runs",
+        {"data": "folder", "data_args": {"path": str(tmp_path / "photos")}, "fraction": 1.0},
+    )
+    with pytest.raises(Refused, match=r"split = 'test'.*; knn_every = 0 trains without probes"):
+        mimlab.pretrain(settings(out, method="mae", batch_size=10, knn_every=1, **photos))
+    assert not out.exists() or not list(out.iterdir())
+    assert mimlab.pretrain(settings(out, method="mae", batch_size=10, knn_every=0, **photos)).finished
 
 
 def test_a_vocabulary_larger_than_the_patches_is_refused(tmp_path):

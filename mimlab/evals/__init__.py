@@ -20,7 +20,6 @@ def evaluate(cfg, report=None):
     cfg = cfg.resolved()
     run, module = Run.open(cfg.run), find("evals", cfg.evaluation)
     settings = run.settings
-    share = settings.fraction if cfg.fraction == 1 else cfg.fraction
     test = run.data("test")
     test.require_labels()
     starts = {f"after {settings.method}": True} | ({"from scratch": False} if cfg.baseline else {})
@@ -30,7 +29,7 @@ def evaluate(cfg, report=None):
     write(log, "")
     for seed in range(cfg.seeds):
         train = data.open(
-            settings.data, "train", size=settings.cache_size, fraction=share, seed=seed, **settings.data_args
+            settings.data, "train", size=settings.cache_size, fraction=cfg.fraction, seed=seed, **settings.data_args
         )
         for name, trained in starts.items():
             encoder = run.encoder() if trained else scratch(settings, seed)
