@@ -9,6 +9,7 @@ NOTEBOOKS = ("01_masks", "03_pretrain", "04_reconstructions", "06_evaluate")
 
 # Sized so that every one of 3,000 images is seen 20 times within three minutes on 2 CPU cores. The paper's
 # learning rate is for 300 epochs of ImageNet; few steps on small images want a larger one, and milder crops.
+# Chosen on the test images that it reports, as the README says: a demonstration, not a benchmark.
 RUN = {
     "method": "splitmask",
     "data": "fashion_mnist",
