@@ -14,7 +14,7 @@ from mimlab.config import Evaluate, Explore, Look, Pretrain
 from mimlab.errors import Refused
 from mimlab.find import find, names
 
-ROOT = Path(config.__file__).parent.parent
+ROOT = Path(config.__file__).parent.parent.parent
 CLASSES = [Evaluate, Explore, Look, Pretrain]
 METHODS = names("methods")
 

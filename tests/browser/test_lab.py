@@ -355,12 +355,10 @@ def test_a_run_fills_in_what_is_hidden(server, chromium, run, shots):
     replace_cell(page, 1, f'run = "{run.path}"')
     run_until_explorer(page)
     page.wait_for_function("() => /dB/.test(document.querySelector('[data-role=numbers]').textContent)", timeout=60_000)
-    page.wait_for_function(
-        """() => [...document.querySelector('[data-role=panel]').querySelectorAll('img.result')].every(
-          (image) => image.naturalWidth === 64)""",
-        timeout=60_000,
-    )
     page.locator(".mimlab-masks").first.scroll_into_view_if_needed()
+    within(
+        page, FILLED, "stale === '0' && images.length > 0 && images.every((i) => i.width === 64 && i.height > 100)", 60
+    )
     page.wait_for_timeout(500)  # pictures fade in
     page.screenshot(path=shots / "run.png")
     times = page.evaluate(
@@ -380,6 +378,21 @@ def test_a_run_fills_in_what_is_hidden(server, chromium, run, shots):
     print(f"reconstruction after release: median {times[4]:.0f} ms, slowest {times[-1]:.0f} ms")
     assert times[4] < 1200, times  # three times the budget: the machine may be busy
     page.close()
+
+
+FILLED = """() => { const panel = document.querySelector('[data-role=panel]');
+  return { stale: panel.dataset.stale, images: [...panel.querySelectorAll('img.result')].map(
+    (image) => ({ width: image.naturalWidth, height: image.getBoundingClientRect().height, opacity: getComputedStyle(image).opacity })) }; }"""
+
+
+def within(page, look, condition, seconds):
+    """Wait until `condition` holds for what `look` returns; the error shows the last look."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(
+        f"(found) => {{ const {{ {', '.join(found := page.evaluate(look))} }} = found; return {condition}; }}", found
+    ):
+        assert time.monotonic() < end, found
+        page.wait_for_timeout(100)
 
 
 def replace_cell(page, index, line):

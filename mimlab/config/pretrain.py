@@ -1,4 +1,4 @@
-"""Frozen flat settings, one dataclass a command; the same names in a notebook cell, on the command line and in json.
+"""One pre-training run.
 
 `None` means one thing: the method's published recipe (`RECIPE` of its file), written out in full by `resolved`.
 """
@@ -7,11 +7,11 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from mimlab import preset
+from mimlab.config.device import check_device
 from mimlab.errors import Refused
-from mimlab.find import check_options, find, label, names, options
+from mimlab.find import check_options, find, label, options
 from mimlab.settings import Settings, place, setting, within
 
 IMAGENET = 1_281_167  # training images; "equal updates" counts 300 epochs of them (papers' Table 3)
@@ -226,151 +226,3 @@ class Pretrain(Settings):
     def log(self):
         """Where progress is written, a line every so many steps."""
         return self.folder() / "metrics.jsonl"
-
-
-def check_device(device, precision, processes=1):
-    import torch
-
-    if device not in ("auto", "cpu", "cuda", "mps"):
-        raise Refused(f"device = {device!r}; there are: auto, cpu, cuda, mps")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise Refused("device = 'cuda': this machine has no usable NVIDIA GPU; use device = 'cpu' or 'auto'")
-    if device == "mps" and not torch.backends.mps.is_available():
-        raise Refused("device = 'mps': this machine has no usable Apple GPU; use device = 'cpu' or 'auto'")
-    if precision not in ("no", "bf16", "fp16"):
-        raise Refused(f"precision = {precision!r}; there are: no, bf16, fp16")
-    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
-    if precision == "fp16" and not gpus:
-        raise Refused("precision = 'fp16' needs a GPU; use no (or bf16, which most CPUs run slower)")
-    if gpus and processes > gpus:
-        raise Refused(f"processes = {processes}: there are {gpus} GPUs; use at most {gpus}, or device = 'cpu'")
-
-
-@dataclass(frozen=True)
-class Evaluate(Settings):
-    """One evaluation of a run's encoder, beside the same encoder with random weights."""
-
-    run: str = setting("newest", "a run folder; newest: the newest finished one in `out`")
-    evaluation: str = setting("finetune", "a file in mimlab/evals: finetune, knn")
-    evaluation_args: dict = setting({}, 'its options, such as {"epochs": 20}')
-    baseline: bool = setting(True, "also the same encoder from scratch, with the same labels, epochs and seeds")
-    fraction: float | None = setting(None, "share of the labelled training images, class-balanced; None: the run's")
-    seeds: int = setting(2, "repetitions, each with another seed")
-    device: str = setting("auto", "auto, cpu, cuda or mps")
-    out: str = setting("runs", "where `newest` looks")
-
-    def resolved(self):
-        """The run's folder in place of `newest`, every name checked."""
-        from mimlab.run import Run
-
-        within("seeds", self.seeds, 1, 1000)
-        within("fraction", 1.0 if self.fraction is None else self.fraction, 1e-9, 1)
-        check_device(self.device, "no")
-        module = find("evals", self.evaluation)
-        check_options("evaluation_args", self.evaluation_args, module.evaluate, reserved=("seed", "device"))
-        run = Run.find(self.run, self.out)
-        fraction = run.settings.fraction if self.fraction is None else self.fraction
-        return self.replace(run=str(run.path), fraction=fraction)
-
-    def folder(self):
-        return Path(self.resolved().run)
-
-    def log(self):
-        """Where progress is written, a line for each seed and start."""
-        return self.folder() / "evals" / f"{self.evaluation}.jsonl"
-
-
-@dataclass(frozen=True)
-class Look(Settings):
-    """What a run fills in, for any mask."""
-
-    run: str = setting("newest", "a run folder; newest: the newest finished one in `out`")
-    mask: str | Callable | None = setting(None, "a file in mimlab/masks; None: the run's own, here and below")
-    mask_ratio: float | None = setting(None, "share of patches hidden")
-    mask_args: dict | None = setting(None, "options of the strategy")
-    split: str = setting("test", "which images: train or test")
-    images: int = setting(6, "how many")
-    seed: int = setting(0, "of images and masks")
-    out: str = setting("runs", "where `newest` looks")
-
-    def resolved(self):
-        from mimlab import masks
-        from mimlab.run import Run
-
-        within("images", self.images, 1, 64)
-        run = Run.find(self.run, self.out)
-        cfg = run.settings
-        own = self.mask is None or self.mask == cfg.mask
-        filled = {"run": str(run.path), "mask": self.mask or cfg.mask, "mask_ratio": self.mask_ratio or cfg.mask_ratio}
-        filled["mask_args"] = self.mask_args if self.mask_args is not None else (cfg.mask_args if own else {})
-        look = self.replace(**filled)
-        masks.check(look.mask, (cfg.image_size // cfg.patch_size,) * 2, look.mask_ratio, look.mask_args)
-        return look
-
-    def folder(self):
-        return Path(self.resolved().run)
-
-
-@dataclass(frozen=True)
-class Explore(Settings):
-    """Masking strategies side by side on the same images, and the live explorer."""
-
-    data: str = setting("photographs", "a file in mimlab/data: emoji, fashion_mnist, folder, hub, photographs")
-    data_args: dict = setting({}, 'options of the data, such as {"path": "photos"}')
-    image_size: int = setting(224, "pixels")
-    patch_size: int = setting(16, "pixels; must divide image_size")
-    mask: str | Callable = setting(
-        "blockwise", "the strategy whose options are set below: a file in mimlab/masks, or yours"
-    )
-    mask_ratio: float = setting(0.5, "share of patches hidden, above 0 and below 1")
-    mask_args: dict = setting({}, "options of that strategy; all others have their defaults")
-    preset: str | None = setting(None, "a YAML file saved by the explorer, in place of the three above it")
-    strategies: str = setting("all", "what to compare: all, or names separated by commas")
-    run: str | None = setting(None, "a run folder, or newest: its images, and what it fills in; None: no model")
-    images: int = setting(4, "how many images")
-    samples: int = setting(500, "masks drawn for the statistics")
-    seed: int = setting(0, "of images and masks")
-    out: str = setting("runs", "the executed notebook goes into `out`/masks, or into the run's folder")
-
-    def resolved(self):
-        """The run's images and sizes if there is one; every strategy checked."""
-        from mimlab import data, masks
-        from mimlab.run import Run
-
-        if self.preset:
-            return preset.apply(self).resolved()
-        cfg = self
-        if self.run:
-            run = Run.find(self.run, self.out)
-            own = {name: getattr(run.settings, name) for name in ("data", "data_args", "image_size", "patch_size")}
-            cfg = self.replace(run=str(run.path), **own)
-        within("images", cfg.images, 1, 64)
-        within("samples", cfg.samples, 2, 1_000_000)
-        within("patch_size", cfg.patch_size, 1, cfg.image_size)
-        if cfg.image_size % cfg.patch_size:
-            good = [str(p) for p in range(2, cfg.image_size) if cfg.image_size % p == 0]
-            raise Refused(
-                f"patch_size = {cfg.patch_size} does not divide image_size = {cfg.image_size}; try one of: {', '.join(good)}"
-            )
-        data.check(cfg.data, cfg.data_args)
-        grid = (cfg.image_size // cfg.patch_size,) * 2
-        for name in cfg.compared():
-            masks.check(name, grid, cfg.mask_ratio, cfg.mask_args if name == cfg.mask else {})
-        return cfg
-
-    def compared(self):
-        """The strategies to compare, the chosen one last if it is not among them; without a run, none that asks one."""
-        from mimlab import masks
-
-        if self.strategies == "all":
-            found = [name for name in names("masks") if self.run or not masks.asks(name)]
-        else:
-            found = [name.strip() for name in self.strategies.split(",") if name.strip()]
-        for name in (*found, self.mask):
-            if masks.asks(name) and not self.run:
-                raise Refused(f"mask = {name!r} asks a model; give run = a run folder, or newest")
-        return found if self.mask in found else [*found, self.mask]
-
-    def folder(self):
-        cfg = self.resolved()
-        return Path(cfg.run) if cfg.run else place(cfg.out) / "masks"
