@@ -38,6 +38,11 @@ def parser():
         command.add_argument(
             "--settings", help=argparse.SUPPRESS, default=argparse.SUPPRESS
         )  # a json file, for child processes
+    speed = commands.add_parser("speed", help="images a second of several methods, in turns, relative to the first")
+    speed.add_argument("methods", nargs="+", help="files in mimlab/methods, such as beit mae")
+    speed.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    speed.add_argument("--rounds", type=int, default=3, help="turns of each (default: 3)")
+    speed.add_argument("--steps", type=int, default=40, help="steps a turn (default: 40)")
     away = commands.add_parser(
         "export", help="write a run's weights for other programs: MAE's or BEiT's files, or timm's"
     )
@@ -74,6 +79,13 @@ def main(arguments=None):
             from mimlab.train import pretrain
 
             print(pretrain(read(config.Pretrain, given)).path)
+        elif command == "speed":
+            from mimlab.speed import compare
+
+            shared = dict(given["parameter"])
+            settings = {name: config.Pretrain.read(shared | {"method": name}) for name in given["methods"]}
+            for row in compare(settings, given["rounds"], given["steps"]):
+                print(json.dumps(row))
         elif command == "export":
             from mimlab.export import export
 

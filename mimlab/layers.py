@@ -123,16 +123,23 @@ class Decoder(nn.Module):
         return self.norm(x[:, -mask.shape[1] :])
 
 
-def schedule(step, steps, warmup, base, start=0.0, end=0.0, table=False):
+SCHEDULES = ("fraction", "table", "step")
+HELD = 7 / 8  # of training before the drop of "step": SimMIM's epoch 700 of 800
+
+
+def schedule(step, steps, warmup, base, start=0.0, end=0.0, shape="fraction"):
     """Learning rate at `step` of `steps`: linear warm-up over `warmup` steps, then half a cosine to `end`.
 
     MAE's rule (util/lr_sched.py) is a function of the fraction of training: `base` is reached at the
-    step after the warm-up. With `table`, BEiT's and DINO's (utils.py, cosine_scheduler): the last
-    warm-up step already has `base`, and the next one has it again.
+    step after the warm-up. "table" is BEiT's and DINO's (utils.py, cosine_scheduler): the last
+    warm-up step already has `base`, and the next one has it again. "step" is SimMIM's (lr_scheduler.py, multistep):
+    no cosine, `base` until `HELD` of training, then `end`.
     """
     if step < warmup:
-        share = step / max(warmup - 1, 1) if table else step / warmup
+        share = step / max(warmup - 1, 1) if shape == "table" else step / warmup
         return start + (base - start) * share
+    if shape == "step":
+        return base if step < round(HELD * steps) else end
     share = (step - warmup) / (steps - warmup)
     return end + (base - end) * 0.5 * (1.0 + math.cos(math.pi * share))
 

@@ -92,7 +92,7 @@ class Log:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             bank, test = self.probed
-            found = knn.evaluate(method.deployed, bank, test, k=min(20, len(bank)))
+            found = knn.evaluate(method.deployed, bank, test, k=min(20, len(bank)), pool=method.pool)
             row = {"step": step, "steps": self.steps, "epoch": round(step / self.each, 4)}
             self.row(row | {"knn_top1": found["top1"], "knn_chance": found["chance"]})
         self.accelerator.wait_for_everyone()

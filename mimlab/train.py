@@ -143,7 +143,7 @@ def _train(cfg, run, report):
     with stopping() as stop, contextlib.closing(log):
         for step, (views, labels, rows) in enumerate(loader, start):
             progress = Progress(step, steps)
-            rate = schedule(step, steps, warmup, peak, end=floor, table=cfg.schedule == "table")
+            rate = schedule(step, steps, warmup, peak, end=floor, shape=cfg.schedule)
             decay = schedule(step, steps, 0, cfg.weight_decay, end=cfg.weight_decay_end)
             for group in optimiser.param_groups:
                 group["lr"] = rate

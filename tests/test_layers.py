@@ -58,7 +58,7 @@ def test_learning_rates_are_the_official_ones(name):
     assert_close(mae, arrays["mae_lr"], 1e-9, 0)
     start, final = p["beit_warmup_start"], p["beit_final"]
     for key, warm in (("beit_lr", warmup), ("beit_lr_warmup_steps", p["beit_warmup_steps"])):
-        got = [schedule(i, steps, warm, p["lr"], start=start, end=final, table=True) for i in range(steps)]
+        got = [schedule(i, steps, warm, p["lr"], start=start, end=final, shape="table") for i in range(steps)]
         assert_close(got, arrays[key], 1e-9, 0)
 
 
@@ -98,7 +98,9 @@ def test_schedule_ends():
     assert schedule(0, 10, 0, 1.0) == 1.0
     assert schedule(9, 10, 0, 1.0, end=0.2) > 0.2
     assert [schedule(i, 10, 4, 1.0) for i in range(4)] == [0, 0.25, 0.5, 0.75]
-    assert [schedule(i, 10, 4, 1.0, table=True) for i in (3, 4)] == [1.0, 1.0]
+    assert [schedule(i, 10, 4, 1.0, shape="table") for i in (3, 4)] == [1.0, 1.0]
+    steps = [schedule(i, 800, 10, 1.0, end=0.1, shape="step") for i in range(800)]  # SimMIM: x 0.1 at 700 of 800
+    assert steps[:3] == [0, 0.1, 0.2] and set(steps[10:700]) == {1.0} and set(steps[700:]) == {0.1}
 
 
 @pytest.mark.parametrize("last", [False, True])

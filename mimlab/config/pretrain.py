@@ -64,7 +64,9 @@ class Pretrain(Settings):
     accumulate: int = setting(1, "parts a step is cut into; refused where the loss looks across the batch")
     lr: float | None = setting(None, "peak learning rate for 256 images a step; scaled by batch_size / 256")
     min_lr: float | None = setting(None, "last learning rate, likewise")
-    schedule: str | None = setting(None, "fraction (MAE's) or table (BEiT's, DINO's): how the warm-up ends")
+    schedule: str | None = setting(
+        None, "fraction (MAE's cosine), table (BEiT's, DINO's) or step (SimMIM's: a tenth at 7/8)"
+    )
     warmup_epochs: float | None = setting(None, "None: the paper's share of training")
     weight_decay: float | None = setting(None, "of AdamW; never on biases and norms")
     weight_decay_end: float | None = setting(None, "what it becomes along a cosine; None: it stays (DINO: 0.4)")
@@ -121,6 +123,7 @@ class Pretrain(Settings):
         import torch
 
         from mimlab import data, masks
+        from mimlab.layers import SCHEDULES
 
         for name, low, high in (
             ("fraction", 1e-9, 1), ("image_size", 2, 4096), ("cache_size", self.image_size, 8192), ("batch_size", 1, 1_000_000), ("accumulate", 1, 10_000),
@@ -130,8 +133,8 @@ class Pretrain(Settings):
         ):  # fmt: skip
             within(name, getattr(self, name), low, high)
         within("warmup_epochs", self.warmup_epochs, 0, self.epochs, " (epochs)")
-        if self.schedule not in ("fraction", "table"):
-            raise Refused(f"schedule = {self.schedule!r}; there are: fraction, table")
+        if self.schedule not in SCHEDULES:
+            raise Refused(f"schedule = {self.schedule!r}; there are: {', '.join(SCHEDULES)}")
         if self.updates not in ("epochs", "imagenet300") and not (self.updates.isdigit() and int(self.updates) > 0):
             raise Refused(f"updates = {self.updates!r}: a number of steps, imagenet300, or None")
         parts = self.processes * self.accumulate

@@ -39,7 +39,7 @@ class Augment:
     size: side of the result in pixels. scale, ratio: area (share of the image) and aspect of the crop;
     scale=None: no crop. flip, jitter_p, grey, blur, solarize: probabilities. jitter: strengths of brightness,
     contrast, saturation and hue, or one number s for (s, s, s / 2, s / 4), DINO's proportions; 0: none. The
-    blur's radius is U(0.1, 2) * size / 224.
+    blur's radius is U(0.1, 2) * blur_side / 224, blur_side None: size.
     """
 
     def __init__(
@@ -53,9 +53,12 @@ class Augment:
         jitter_p=0.8,
         grey=0.0,
         blur=0.0,
+        blur_side=None,
         solarize=0.0,
     ):
         _check_size(size)
+        if blur_side is not None:
+            _check_size(blur_side)
         if scale is not None:
             _check_range("scale", scale, top=1.0)
             _check_range("ratio", ratio, top=math.inf)
@@ -68,6 +71,7 @@ class Augment:
         self.size, self.scale, self.ratio, self.flip = size, scale, ratio, flip
         self.jitter, self.jitter_p = strengths, jitter_p
         self.grey, self.blur, self.solarize = grey, blur, solarize
+        self.blur_side = blur_side or size
 
     def __call__(self, images, generator):
         return self.apply(images, self.draw(len(images), generator))
@@ -144,7 +148,7 @@ class Augment:
         return x
 
     def _blurred(self, x, u):
-        share = self.size / 224
+        share = self.blur_side / 224
         return blur(x, _between(u, *SIGMA).to(x) * share, math.ceil(4 * SIGMA[1] * share))
 
 

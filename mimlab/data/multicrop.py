@@ -5,8 +5,9 @@ into fewer pixels. All are flipped, jittered and made grey alike. The first glob
 second hardly ever but sometimes solarized, the local ones every other time.
 Source: DINO (arXiv 2104.14294), main_dino.py, DataAugmentationDINO.
 
-Differs from DINO's code: what `augment.py` says of colour and blur. Its blur is in proportion to the view's side,
-so the local views' is 96 / 224 of the official one, which has the same radius in pixels for all.
+The blur's radius in pixels is the same for all views, in proportion to the global ones' side.
+
+Differs from DINO's code: what `augment.py` says of colour and blur.
 """
 
 from mimlab.data.augment import Augment
@@ -53,7 +54,7 @@ class MultiCrop:
             raise Refused(f"local_size = {local_size!r} is no multiple of patch_size = {patch}; try {near}")
         alike = {"flip": flip, "jitter": jitter, "jitter_p": jitter_p, "grey": grey}
         views = [
-            Augment(side, scale=scale, blur=blurred, solarize=solarized, **alike)
+            Augment(side, scale=scale, blur=blurred, blur_side=size, solarize=solarized, **alike)
             for side, scale, blurred, solarized in zip(
                 (size, size, local_size), (global_scale, global_scale, local_scale), blur, solarize, strict=True
             )

@@ -22,6 +22,7 @@ def evaluate(cfg, report=None):
     settings = run.settings
     test = run.data("test")
     test.require_labels()
+    pool = run.method().pool
     starts = {f"after {settings.method}": True} | ({"from scratch": False} if cfg.baseline else {})
     found, began = {name: [] for name in starts}, time.perf_counter()
     bar, log = Bar(cfg.seeds * len(starts), 0, cfg.evaluation), cfg.log()
@@ -33,8 +34,9 @@ def evaluate(cfg, report=None):
         )
         for name, trained in starts.items():
             encoder = run.encoder() if trained else scratch(settings, seed)
-            told = {k: v for k, v in (("seed", seed), ("device", device(cfg))) if k in options(module.evaluate)}
-            found[name].append(module.evaluate(encoder, train, test, **cfg.evaluation_args, **told))
+            told = {"seed": seed, "device": device(cfg), "pool": pool}
+            told = {name: value for name, value in told.items() if name in options(module.evaluate)}
+            found[name].append(module.evaluate(encoder, train, test, **(told | cfg.evaluation_args)))
             done = sum(len(values) for values in found.values())
             row = {"step": done, "steps": cfg.seeds * len(starts), "top1": found[name][-1]["top1"], "start": name}
             bar.show(row)

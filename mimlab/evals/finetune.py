@@ -118,6 +118,7 @@ def evaluate(
     torch.manual_seed(seed)
     encoder = copy.deepcopy(encoder)
     encoder.set_drop_path(drop_path)
+    encoder.train_cls(pool == "cls")
     model = Classifier(encoder, classes, pool).to(device).train()
     peak = lr * batch / 256
     groups = layer_groups(model, encoder.depth, weight_decay, layer_decay)

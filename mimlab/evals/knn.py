@@ -39,10 +39,10 @@ def accuracy(votes, labels):
     return {"top1": 100 * hit[:, 0].double().mean().item(), "top5": 100 * hit.any(1).double().mean().item()}
 
 
-def evaluate(encoder, train, test, *, k=20, temperature=0.07, batch=256, device=None):
+def evaluate(encoder, train, test, *, k=20, temperature=0.07, pool="mean", batch=256, device=None):
     """Weighted k-NN of `encoder.features` from one set of `Images` to another.
 
-    Returns {"top1", "top5", "chance"} in percent, with k, temperature and the numbers of images. `chance` is
+    `pool`: "mean" of the patches, or "cls". Returns {"top1", "top5", "chance"} in percent, with k, temperature and the numbers of images. `chance` is
     100 / classes. `device` None: where the encoder is. The encoder's mode is put back. Refuses images without
     labels, two different lists of classes, and k above the number of training images.
     """
@@ -58,12 +58,13 @@ def evaluate(encoder, train, test, *, k=20, temperature=0.07, batch=256, device=
     classes = max(classes, len(train.classes)) if train.classes is not None else classes
     if device is not None:
         encoder.to(device)
-    features, labels = _features(encoder, train, batch)
-    queries, truth = _features(encoder, test, batch)
+    features, labels = _features(encoder, train, batch, pool)
+    queries, truth = _features(encoder, test, batch, pool)
     counted = votes(features, labels, queries, k=k, temperature=temperature, classes=classes)
     return accuracy(counted, truth) | {
         "k": k,
         "temperature": temperature,
+        "pool": pool,
         "train_images": len(train),
         "test_images": len(test),
         "chance": 100 / classes,
@@ -81,7 +82,7 @@ def _check(k, temperature, rows):
 
 
 @torch.inference_mode()
-def _features(encoder, images, batch):
+def _features(encoder, images, batch, pool):
     """Features (M, D) and labels (M,) of all images, on the encoder's device."""
     device = next(encoder.parameters()).device
     training = encoder.training
@@ -89,7 +90,7 @@ def _features(encoder, images, batch):
     try:
         features, labels = [], []
         for pixels, label in images.batches(batch):
-            features.append(encoder.features(pixels.to(device).float() / 255).float())  # (B, D)
+            features.append(encoder.features(pixels.to(device).float() / 255, pool).float())  # (B, D)
             labels.append(torch.as_tensor(label, dtype=torch.long, device=device))
     finally:
         encoder.train(training)

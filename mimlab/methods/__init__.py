@@ -70,12 +70,14 @@ class Method(nn.Module):
     batch, so that accumulating gradients would not give the loss of the larger batch. `masked` says that it
     hides patches; without, its mask is "none" and `forward` gets None. `views` is the class that draws and
     makes the views of an image: `Augment`, or another with its `draw` and `apply`, which may return a tuple of
-    images (B, 3, size, size) and further crops. A class with an option `classes` learns from labels, and is
+    images (B, 3, size, size) and further crops. `pool`: the features that its paper evaluates, "mean" of the patches or
+    "cls". A class with an option `classes` learns from labels, and is
     told their number.
     """
 
     couples_images = False
     masked = True
+    pool = "mean"
     views = Augment
 
     def __init__(self, encoder, tokenizer):

@@ -85,6 +85,7 @@ class DINO(Method):
 
     couples_images = True  # through the centre, and BatchNorm where the head has it
     masked = False
+    pool = "cls"
 
     def __init__(
         self,

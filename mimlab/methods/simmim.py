@@ -10,8 +10,7 @@ Official code: microsoft/SimMIM, models/simmim.py, models/vision_transformer.py,
 configs/vit_base__800ep. Its ViT-B is BEiT's transformer on ImageNet's statistics: `encoder = beit_base` with
 `encoder_args = {"normalise": "imagenet"}`.
 
-Differs from the paper: the learning rate falls along a cosine to the code's `MIN_LR` (the official ViT-B run holds it
-and divides it by ten at epoch 700 of 800); the code rounds 60 % up to whole units, here the share hidden at its two
+Differs from the paper: the warm-up begins at 0, not at the code's 5e-7; the code rounds 60 % up to whole units, here the share hidden at its two
 image sizes is fixed, so that at others one unit may be hidden in part. Swin, the paper's main encoder, is missing.
 """
 
@@ -38,8 +37,8 @@ RECIPE = {
         "method_args": {"loss": "l1"},
         "augment": {"scale": [0.67, 1.0], "flip": 0.5},
         "lr": 1e-4 * 256 / 512,
-        "min_lr": 5e-6 * 256 / 512,
-        "schedule": "fraction",
+        "min_lr": 1e-5 * 256 / 512,  # a tenth, from epoch 700
+        "schedule": "step",
         "epochs": 800,
         "warmup_epochs": 10,
         "weight_decay": 0.05,

@@ -143,6 +143,7 @@ class SplitMask(Method):
             heads = encoder.trunk.blocks[0].attn.num_heads
             self.decoder = Decoder(encoder, encoder.dim, decoder_depth, heads, fixed=False)
         else:
+            encoder.train_cls(False)  # the loss is on patches alone
             self.fill = nn.Parameter(torch.zeros(encoder.dim))
         if inpaint:
             self.head = nn.Linear(encoder.dim, tokenizer.vocab)
@@ -159,7 +160,7 @@ class SplitMask(Method):
         else:
             nn.init.trunc_normal_(self.fill, std=0.02)
         for parameter in (self.encoder.trunk.cls_token, self.encoder.trunk.pos_embed):
-            if parameter is not None and parameter.requires_grad:
+            if isinstance(parameter, nn.Parameter) and parameter.requires_grad:
                 nn.init.trunc_normal_(parameter, std=0.02)
 
     def other(self, mask, noise, visible):

@@ -78,7 +78,7 @@ def test_each_view_is_the_augment_it_says():
         [(24, (0.4, 1.0), 1.0, 0.0), (24, (0.4, 1.0), 0.1, 0.2)] + [(12, (0.05, 0.4), 0.5, 0.0)] * 2
     ):
         own = {name.split(" ")[1]: value for name, value in draws.items() if name.startswith(f"{index} ")}
-        expected = Augment(size, scale=scale, blur=blur, solarize=solarize, **alike).apply(images, own)
+        expected = Augment(size, scale=scale, blur=blur, blur_side=24, solarize=solarize, **alike).apply(images, own)
         assert torch.equal(views[index], expected)
     shares = [MultiCrop(24).views[i].boxes(Augment(24).draw(2000, seeded(i)), 224, 224) for i in (0, 2)]
     large, small = (boxes[:, 2:].prod(dim=1) / 224**2 for boxes in shares)

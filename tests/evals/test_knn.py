@@ -83,7 +83,7 @@ class Encoder(torch.nn.Module):
         super().__init__()
         self.scale = torch.nn.Parameter(torch.ones(1))
 
-    def features(self, images):
+    def features(self, images, pool="mean"):
         assert images.dtype == torch.float32 and images.max() <= 1 and torch.is_inference_mode_enabled()
         mean = images.mean((2, 3)) * self.scale
         return torch.rand_like(mean) if self.training else mean
@@ -118,7 +118,7 @@ def test_evaluate_an_encoder_and_leave_it_as_it_was(training):
     encoder = Encoder().train(training)
     result = knn.evaluate(encoder, Colours(60), Colours(31), k=7, batch=16)
     assert result == {
-        "top1": 100.0, "top5": 100.0, "k": 7, "temperature": 0.07,
+        "top1": 100.0, "top5": 100.0, "k": 7, "temperature": 0.07, "pool": "mean",
         "train_images": 60, "test_images": 31, "chance": pytest.approx(100 / 3),
     }  # fmt: skip
     assert encoder.training is training
@@ -133,3 +133,16 @@ def test_evaluate_refuses_before_it_computes():
         knn.evaluate(encoder, Colours(60), Colours(9), k=100)
     with pytest.raises(Refused, match="different classes"):
         knn.evaluate(encoder, Colours(60), Colours(9, classes=["a", "b", "c"]))
+
+
+class Split(Encoder):
+    """A class token that tells the colour, and patches that tell nothing."""
+
+    def features(self, images, pool="mean"):
+        mean = images.mean((2, 3))
+        return mean if pool == "cls" else torch.ones_like(mean)
+
+
+def test_the_features_are_those_asked_for():
+    assert knn.evaluate(Split(), Colours(60), Colours(30), k=5, pool="cls")["top1"] == 100
+    assert knn.evaluate(Split(), Colours(60), Colours(30), k=5)["top1"] < 50

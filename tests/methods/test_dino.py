@@ -163,7 +163,7 @@ def test_schedules_are_the_official_ones(name):
     found = {
         "momentum": [method.teacher_momentum(Progress(k, steps)) for k in range(steps)],
         "lr": [
-            schedule(k, steps, lr["warmup_epochs"] * each, peak, lr["start_warmup_value"], floor, table=True)
+            schedule(k, steps, lr["warmup_epochs"] * each, peak, lr["start_warmup_value"], floor, shape="table")
             for k in range(steps)
         ],
         "weight_decay": [schedule(k, steps, 0, decay["base"], end=decay["final"]) for k in range(steps)],

@@ -1,0 +1,44 @@
+"""Images a second of the training loop, for several settings in turns, so that a busy machine slows all alike."""
+
+import statistics
+import tempfile
+
+from mimlab.train import pretrain
+
+WARM = 1  # log lines left out at the start of each turn
+
+
+def compare(settings, rounds=3, steps=40, report=None):
+    """Rows {name, images_per_s, relative} of `settings` (name -> `Pretrain`), each relative to the first.
+
+    Every round trains each of them for `steps` steps from the start, in another order, in a folder that is thrown
+    away: data, masks, forward, backward, optimiser and log, as `pretrain` does it. The speed is the median of the log
+    lines of all rounds, the ratio the median of the rounds' ratios. `report(row)` gets each turn's speed. k-NN
+    probes and checkpoints are switched off.
+    """
+    found = {name: [] for name in settings}
+    for turn in range(rounds):
+        order = list(settings)[turn % len(settings) :] + list(settings)[: turn % len(settings)]
+        for name in order:
+            with tempfile.TemporaryDirectory() as out:
+                cfg = settings[name].replace(
+                    updates=str(steps),
+                    log_every=max(1, steps // 4),
+                    knn_every=0,
+                    checkpoint_every=0,
+                    out=out,
+                    run="speed",
+                )
+                rows = [row for row in pretrain(cfg).metrics() if "images_per_s" in row]
+            found[name].append(statistics.median(row["images_per_s"] for row in rows[WARM:]))
+            if report is not None:
+                report({"round": turn, "name": name, "images_per_s": found[name][-1]})
+    first = found[next(iter(settings))]
+    return [
+        {
+            "name": name,
+            "images_per_s": round(statistics.median(speeds), 1),
+            "relative": round(statistics.median(s / f for s, f in zip(speeds, first, strict=True)), 3),
+        }
+        for name, speeds in found.items()
+    ]
