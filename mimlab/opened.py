@@ -58,7 +58,7 @@ def open_model(name, out="runs", *, step=None, load=None):
 
     `step` chooses a kept checkpoint of a run. `load` tells of a file what it does not tell itself, as for
     `checkpoints.method`: {"norm_pix": False} for MAE's, {"dalle": {"encoder": path, "decoder": path}} for the tokens
-    of BEiT and CAE; a file that holds no method, or is not told enough for one, is refused or gives an encoder
+    of BEiT and CAE, {"image_size": 384} to interpolate its positions; a file that holds no method, or is not told enough for one, is refused or gives an encoder
     alone with {"encoder": True}. Raises `Refused`.
     """
     load = dict(load or {})
@@ -81,12 +81,12 @@ def _file(path, load):
     """A file's whole method where it holds one, else its encoder."""
     found = checkpoints.open(path)
     kind = FORMATS[found.format]
-    alone = load.pop("encoder", False)
+    alone, size = load.pop("encoder", False), load.pop("image_size", None)
     if not alone and (kind.method or found.format == "mimlab"):
-        method = found.method(_dalle(load.pop("dalle", None)), **load)
+        method = found.method(_dalle(load.pop("dalle", None)), size, **load)
         return Opened(path.name, method.deployed, method, found.run, _said(method.loaded))
-    check_options("load", load, found.encoder, reserved=("image_size",))
-    encoder = found.encoder(**load)
+    check_options("load", load, found.encoder)
+    encoder = found.encoder(size, **load)
     return Opened(path.name, encoder, note=_said(encoder.loaded))
 
 

@@ -62,6 +62,7 @@ def test_an_official_file(tmp_path):
     assert torch.equal(found.method.head.weight, method.head.weight)
     assert found.images(2)[0].shape == (2, 3, 16, 16)  # photographs
     assert open_model(str(path), load={"encoder": True, "heads": 2}).method is None
+    assert open_model(str(path), load={"encoder": True, "heads": 2, "image_size": 24}).size == (24, 24)
 
 
 def test_what_cannot_be_opened_is_said(tmp_path, run):

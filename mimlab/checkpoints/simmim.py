@@ -5,10 +5,6 @@ index table (`relative_position_index`) is computed, not loaded. The config is a
 is needed: it is read as a plain dict.
 """
 
-from collections import OrderedDict
-
-import torch
-
 from mimlab.checkpoints import load, read
 
 METHOD = {"encoder.mask_token": "mask_token", "encoder.": "encoder.trunk.", "decoder.0.": "head."}
@@ -16,11 +12,7 @@ METHOD = {"encoder.mask_token": "mask_token", "encoder.": "encoder.trunk.", "dec
 
 def weights(source):
     """State dict without the index tables, and with the head as a linear layer."""
-    if isinstance(source, dict):
-        state = source
-    else:
-        with torch.serialization.safe_globals([(OrderedDict, "yacs.config.CfgNode")]):
-            state = read(source)
+    state = source if isinstance(source, dict) else read(source)
     state = {name: value for name, value in state.items() if not name.endswith("relative_position_index")}
     head = "decoder.0.weight"
     return state | {head: state[head].flatten(1)} if head in state else state
