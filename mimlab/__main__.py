@@ -38,11 +38,11 @@ def parser():
         command.add_argument(
             "--settings", help=argparse.SUPPRESS, default=argparse.SUPPRESS
         )  # a json file, for child processes
-    speed = commands.add_parser("speed", help="images a second of several methods, in turns, relative to the first")
-    speed.add_argument("methods", nargs="+", help="files in mimlab/methods, such as beit mae")
-    speed.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
-    speed.add_argument("--rounds", type=int, default=3, help="turns of each (default: 3)")
-    speed.add_argument("--steps", type=int, default=40, help="steps a turn (default: 40)")
+    bench = commands.add_parser("bench", help="images a second of several methods, in turns, relative to the first")
+    bench.add_argument("methods", nargs="+", help="files in mimlab/methods, such as beit mae")
+    bench.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    bench.add_argument("--rounds", type=int, default=3, help="turns of each (default: 3)")
+    bench.add_argument("--steps", type=int, default=40, help="steps a turn (default: 40)")
     away = commands.add_parser(
         "export", help="write a run's weights for other programs: MAE's or BEiT's files, or timm's"
     )
@@ -50,6 +50,9 @@ def parser():
     away.add_argument("--format", required=True, help="mae, beit, or timm")
     away.add_argument("--out", required=True, help="the folder to make; nothing is overwritten")
     away.add_argument("--step", type=int, help="weights of a kept checkpoint (default: the run's end)")
+    page = commands.add_parser("report", help="one HTML page about runs, which opens without a network")
+    page.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, its name in runs, newest, or a pattern")
+    page.add_argument("--out", help="the file to write (default: report.html, of a single run in its folder)")
     return top
 
 
@@ -79,8 +82,8 @@ def main(arguments=None):
             from mimlab.train import pretrain
 
             print(pretrain(read(config.Pretrain, given)).path)
-        elif command == "speed":
-            from mimlab.speed import compare
+        elif command == "bench":
+            from mimlab.bench import compare
 
             shared = dict(given["parameter"])
             settings = {name: config.Pretrain.read(shared | {"method": name}) for name in given["methods"]}
@@ -90,6 +93,10 @@ def main(arguments=None):
             from mimlab.export import export
 
             print(export(**given))
+        elif command == "report":
+            from mimlab.report import report
+
+            print(report(**given))
         else:
             from mimlab.evals import evaluate
 

@@ -27,7 +27,7 @@ def compare(settings, rounds=3, steps=40, report=None):
                     knn_every=0,
                     checkpoint_every=0,
                     out=out,
-                    run="speed",
+                    run="bench",
                 )
                 rows = [row for row in pretrain(cfg).metrics() if "images_per_s" in row]
             found[name].append(statistics.median(row["images_per_s"] for row in rows[WARM:]))

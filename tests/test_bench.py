@@ -2,13 +2,13 @@
 
 from test_train import settings
 
-from mimlab import speed
+from mimlab import bench
 
 
 def test_speeds_are_measured_in_turns_and_relative_to_the_first(tmp_path):
     turns = []
     given = {"mae": settings(tmp_path, method="mae"), "double": settings(tmp_path, method="mae", batch_size=64)}
-    rows = speed.compare(given, rounds=2, steps=8, report=turns.append)
+    rows = bench.compare(given, rounds=2, steps=8, report=turns.append)
     assert [row["name"] for row in rows] == ["mae", "double"]
     assert [turn["name"] for turn in turns] == ["mae", "double", "double", "mae"]
     assert rows[0]["relative"] == 1 and rows[1]["relative"] > 0
