@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SETTINGS := .venv/share/jupyter/lab/settings
-NOTEBOOKS := notebooks/01_masks.ipynb notebooks/03_pretrain.ipynb notebooks/04_reconstructions.ipynb notebooks/06_evaluate.ipynb
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 DATA_DIR ?= $(MIMLAB_DATA_DIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

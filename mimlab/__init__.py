@@ -4,9 +4,16 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "Pretrain": "mimlab.config",
+    "Detect": "mimlab.config",
     "Evaluate": "mimlab.config",
+    "Attend": "mimlab.config",
+    "Compare": "mimlab.config",
     "Explore": "mimlab.config",
+    "Features": "mimlab.config",
     "Look": "mimlab.config",
+    "Study": "mimlab.config",
+    "Scenes": "mimlab.config",
+    "Tokens": "mimlab.config",
     "Refused": "mimlab.errors",
     "Run": "mimlab.run",
     "pretrain": "mimlab.train",

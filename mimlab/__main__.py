@@ -53,7 +53,28 @@ def parser():
     page = commands.add_parser("report", help="one HTML page about runs, which opens without a network")
     page.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, its name in runs, newest, or a pattern")
     page.add_argument("--out", help="the file to write (default: report.html, of a single run in its folder)")
+    grid = commands.add_parser("study", help="execute a grid of runs from a YAML file, or tell how far it is")
+    grid.add_argument("what", nargs="+", metavar="[status] STUDY", help="such as notebooks/studies/data_size.yaml")
+    grid.add_argument("--scale", help="one of the file's scales, such as cpu or paper (default: its first)")
+    grid.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    grid.add_argument("--dry-run", action="store_true", help="print what would run, and how long it would take")
+    grid.add_argument("--retry", action="store_true", help="do failed runs again")
+    grid.add_argument("--jobs", type=int, default=1, help="runs at a time; the cores are shared (default: 1)")
+    grid.add_argument("--executor", default="local", help="local, or slurm (needs mimlab[slurm])")
+    grid.add_argument("--slurm", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="partition, ...")
     return top
+
+
+def study(given):
+    """`mimlab study FILE` or `mimlab study status FILE`; the exit code."""
+    from mimlab.study import command
+
+    *status, path = given.pop("what")
+    if status not in ([], ["status"]):
+        raise Refused(f"study: {' '.join([*status, path])!r} should be a file, or status and a file")
+    if status:
+        return command.status(path, scale=given["scale"])
+    return command.study(path, parameters=given.pop("parameter"), **given)
 
 
 def read(settings, given):
@@ -97,6 +118,8 @@ def main(arguments=None):
             from mimlab.report import report
 
             print(report(**given))
+        elif command == "study":
+            return study(given)
         else:
             from mimlab.evals import evaluate
 

@@ -1,17 +1,14 @@
-"""What notebooks look at: the strategies on images, the batch of a first step, what a run fills in."""
+"""What notebooks look at: the strategies on images, and the batch of a first step."""
 
-import math
 from typing import NamedTuple
 
 import torch
 
 from mimlab import data, difficulty, masks, statistics
-from mimlab.data.augment import Plain
 from mimlab.distributed import generator_for
-from mimlab.methods import Batch, Progress
+from mimlab.reconstructions import asked
 from mimlab.run import Run
 
-MEASURED = 256  # images that numbers are measured on, however few are shown
 HARD = 8  # images that the difficulty without a model is measured on
 
 
@@ -80,21 +77,6 @@ def _many(name, cfg, grid, images, method, options):
     return masks.sample(name, cfg.samples, grid, cfg.mask_ratio, generator, scores, **options)
 
 
-@torch.inference_mode()
-def asked(method, images, mask):
-    """What a method does under a mask: mean loss of a hidden patch, token accuracy, PSNR of what it fills in."""
-    numbers, grid = {}, method.encoder.grid
-    judged = method.judge(images, mask)
-    if judged is not None:
-        numbers["loss"] = round(float(judged.loss[mask].mean()), 4)
-        if judged.right is not None:
-            numbers["token accuracy"] = round(float(judged.right[mask].float().mean()), 4)
-    filled = method.reconstruct(images, mask)
-    if filled is not None:
-        numbers["psnr of the run"] = psnr(images, filled.images, mask, grid)
-    return numbers
-
-
 def first_batch(cfg, images=8):
     """Some images of a run's first step, as the encoder gets them, and their masks: `Explored` without numbers."""
     cfg = cfg.resolved()
@@ -116,59 +98,7 @@ def first_batch(cfg, images=8):
     return Explored(pixels, grid, {f"{cfg.method} sees": mask, "and hides": ~mask})
 
 
-class Seen(NamedTuple):
-    """What a run fills in.
-
-    `images` (B, 3, H, W), `mask` bool (B, N), `grid`, `filled` and `filled_rest` (the mask exchanged with its
-    complement) images or None, `note`, `numbers` over `MEASURED` images: one row for a table.
-    """
-
-    images: torch.Tensor
-    mask: torch.Tensor
-    grid: tuple
-    filled: torch.Tensor
-    filled_rest: torch.Tensor
-    note: str
-    numbers: dict
-
-
-@torch.inference_mode()
-def look(cfg):
-    """Reconstructions of a run under any mask, as a `Look` says, with their error beside what guessing reaches."""
-    cfg = cfg.resolved()
-    run = Run.open(cfg.run)
-    method, found = run.method(), run.data(cfg.split)
-    many = Plain(run.settings.image_size)(pick_rows(found, max(cfg.images, MEASURED), cfg.seed))
-    grid = method.encoder.grid
-    generator = generator_for(cfg.seed, 0, "look")
-    hidden = masks.sample(cfg.mask, len(many), grid, cfg.mask_ratio, generator, None, many, method, **cfg.mask_args)
-    output = method(Batch(many, torch.rand(hidden.shape, generator=generator)), hidden, Progress())
-    logs = {"loss": output.loss} | output.logs
-    numbers = {"images": len(many)} | {name: round(float(value), 4) for name, value in logs.items()}
-    filled = method.reconstruct(many, hidden)
-    images, mask = many[: cfg.images], hidden[: cfg.images]
-    if filled is None:
-        name = run.settings.tokenizer
-        note = f"{run.settings.method} with tokenizer = {name} predicts no picture; pre-train with kmeans, random_patches or dvae"
-        return Seen(images, mask, grid, None, None, note, numbers)
-    numbers["psnr_hidden"] = psnr(many, filled.images, hidden, grid)
-    numbers["psnr_mean_colour"] = psnr(many, difficulty.mean_colour(many, hidden, grid), hidden, grid)
-    other = method.reconstruct(images, ~mask).images
-    return Seen(images, mask, grid, filled.images[: cfg.images], other, filled.note, numbers)
-
-
-def psnr(images, filled, mask, grid):
-    """Peak signal to noise ratio in dB over the hidden pixels of all images."""
-    hidden = masks.pixels(mask, grid, images.shape[2:]).expand_as(images)
-    error = float((images - filled)[hidden].square().mean())
-    return round(-10 * math.log10(max(error, 1e-12)), 2)
-
-
-def pick_rows(found, count, seed):
-    """`count` images, uint8, chosen by `seed`."""
-    order = torch.randperm(len(found), generator=generator_for(seed, 0, "pick"))
-    return found.get(order[:count].numpy())
-
-
 def pick(found, count, seed):
-    return pick_rows(found, count, seed).float() / 255
+    """`count` images, float (B, 3, H, W) in [0, 1], chosen by `seed`."""
+    order = torch.randperm(len(found), generator=generator_for(seed, 0, "pick"))
+    return found.get(order[:count].numpy()).float() / 255

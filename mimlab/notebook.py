@@ -13,9 +13,10 @@ from mimlab.errors import Failed, Refused
 from mimlab.find import closest
 from mimlab.watch import Cells, Silent
 
-# what the kernel sees besides our own environment: viewers print text, and plotly puts its JavaScript into the
-# notebook once, so that an HTML export is interactive when opened from disk without a network
-BATCH = {"MIMLAB_BATCH": "1", "PLOTLY_RENDERER": "plotly_mimetype+notebook"}
+# what the kernel sees besides our own environment: viewers print text, and figures are data alone, which JupyterLab
+# and VS Code draw by themselves; an HTML export gets plotly's JavaScript, once (page.py)
+BATCH = {"MIMLAB_BATCH": "1", "PLOTLY_RENDERER": "plotly_mimetype"}
+FIGURE = "application/vnd.plotly.v1+json"
 AUTOSAVE = 20  # s between saves of a running cell
 
 
@@ -67,14 +68,25 @@ def execute(notebook, parameters=None, *, output=None, progress=True, static=Fal
 
 def export_html(notebook):
     """Write an executed notebook as one HTML file beside it, complete without a network; returns its path."""
+    import nbformat
     from nbconvert import HTMLExporter
+
+    from mimlab import page
 
     notebook = Path(notebook)
     _must_exist(notebook)
-    # Loaders of plotly's MathJax, require.js and mermaid would fetch from a CDN, and hang where that is blocked;
-    # require.js would also catch plotly.js, which must define a global.
-    html, _ = HTMLExporter(require_js_url="", mathjax_url="").from_filename(str(notebook))
+    node = nbformat.read(notebook, as_version=4)
+    drawn = [out for cell in node.cells for out in cell.get("outputs", ()) if FIGURE in out.get("data", {})]
+    for out in drawn:  # nbconvert would leave them out
+        out.data = {"text/html": page.plot(out.data[FIGURE])}
+    # Loaders of MathJax, require.js and mermaid would fetch from a CDN, and hang where that is blocked.
+    html, _ = HTMLExporter(require_js_url="", mathjax_url="").from_notebook_node(
+        node, {"metadata": {"name": notebook.stem}}
+    )
     html = re.sub(r"<script\b[^>]*\bsrc=\"(https?:[^\"]*)?\"[^>]*>\s*</script>", "", html)
+    if drawn:
+        before, end, after = html.rpartition("</body>")
+        html = before + page.library() + end + after
     target = notebook.with_suffix(".html")
     aside = target.with_suffix(".html.part")
     aside.write_text(html, encoding="utf-8")

@@ -1,7 +1,7 @@
 """The run folder: what a pre-training leaves behind, and how it is read.
 
-config.json, metrics.jsonl, checkpoint/<step>/, weights/<step>.safetensors (if kept), method.safetensors, encoder.safetensors (its presence means
-"finished"), the executed notebooks, evals/. Files are written aside and renamed.
+config.json, metrics.jsonl, checkpoint/<step>/, weights/<step>.safetensors (if kept), film/<step>.npz, method.safetensors,
+encoder.safetensors (its presence means "finished"), the executed notebooks, evals/. Files are written aside and renamed.
 """
 
 import contextlib

@@ -1,16 +1,20 @@
-"""What tokenizers keep of images: tokens, round trips, how much of the vocabulary is in use, what a token looks like."""
+"""What tokenizers keep of images: tokens, round trips, how much of the vocabulary is in use, what a token looks like,
+and which tokens are neighbours."""
 
 import math
+import time
 from typing import NamedTuple
 
 import torch
 from torch.nn.functional import interpolate
 
-from mimlab import tokenizers
+from mimlab import data, tokenizers
 from mimlab.errors import Refused
 from mimlab.layers import patchify
+from mimlab.look import pick
 
 SHOWN = 96  # tokens of which pictures are made
+PAIRED = 24  # tokens whose neighbours are shown
 AT_ONCE = 64  # images
 ALONE = 3  # a token's picture is the middle of so many by so many equal ones
 
@@ -93,3 +97,86 @@ def averaged(images, ids, wanted, grid, patch):
 def psnr(images, others):
     """Peak signal to noise ratio in dB over all pixels of all images, two digits."""
     return round(-10 * math.log10(max(float((images - others).square().mean()), 1e-12)), 2)
+
+
+class Neighbours(NamedTuple):
+    """Which tokens lie beside and below which.
+
+    `tokens` (S,) by use; `counts` int64 (2, S, S): how often the row's token has the column's at its right (first) and
+    below it (second); `expected` (2, S, S): how often it would if the two were independent.
+    """
+
+    tokens: torch.Tensor
+    counts: torch.Tensor
+    expected: torch.Tensor
+
+    @property
+    def pmi(self):
+        """Pointwise mutual information in bits, log2(counts / expected); NaN for pairs that do not occur."""
+        ratio = self.counts / self.expected
+        return torch.where(self.counts > 0, ratio.log2(), math.nan)
+
+
+def neighbours(ids, grid, wanted):
+    """Right and lower neighbours among the tokens `wanted` (S,) in ids (B, N): `Neighbours`.
+
+    Expected: times that the token is a left (upper) one, times that the other is a right (lower) one, over all pairs,
+    of which the other tokens are part. Church and Hanks (1990), "Word association norms, mutual information, and
+    lexicography".
+    """
+    (h, w), size = grid, len(wanted)
+    place = torch.full((int(max(ids.max(), wanted.max())) + 1,), size)  # the others share one place
+    place[wanted] = torch.arange(size)
+    maps = place[ids].view(-1, h, w)
+    counts, expected = [], []
+    for first, second in ((maps[:, :, :-1], maps[:, :, 1:]), (maps[:, :-1], maps[:, 1:])):
+        pairs = torch.bincount((first * (size + 1) + second).flatten(), minlength=(size + 1) ** 2)
+        pairs = pairs.view(size + 1, size + 1)
+        counts.append(pairs[:size, :size])
+        expected.append(pairs.sum(1)[:size, None].double() * pairs.sum(0)[:size] / max(int(pairs.sum()), 1))
+    return Neighbours(wanted, torch.stack(counts), torch.stack(expected))
+
+
+class Explored(NamedTuple):
+    """What `explore` found, as `Studied`: pictures of the first images only, all else of all of them.
+
+    Besides: `vocab` name -> size, `neighbours` name -> `Neighbours`; `numbers` also have the seconds of fitting, next
+    to nothing where a fitted tokenizer was kept.
+    """
+
+    images: torch.Tensor
+    grid: tuple
+    ids: dict
+    decoded: dict
+    counts: dict
+    shown: dict
+    pictures: dict
+    numbers: list
+    vocab: dict
+    neighbours: dict
+
+
+def explore(cfg):
+    """Fit the tokenizers that a `Tokens` names to the train split, and study them on the test split: `Explored`."""
+    cfg = cfg.resolved()
+    grid = (cfg.image_size // cfg.patch_size,) * 2
+    train, test = (
+        data.open(cfg.data, split, size=cfg.image_size, seed=cfg.seed, **cfg.data_args) for split in ("train", "test")
+    )
+    named, seconds = {}, {}
+    for name in cfg.names():
+        vocab, options = cfg.options(name)
+        began = time.perf_counter()
+        named[name] = tokenizers.fitted(name, train, grid, cfg.image_size, vocab, cfg.token_patch, cfg.seed, **options)
+        seconds[name] = round(time.perf_counter() - began, 1)
+    found = study(pick(test, cfg.samples, cfg.seed), named, grid)
+    for row in found.numbers:
+        row["fitting (s)"] = seconds[row["tokenizer"]]
+    beside = {name: neighbours(ids, grid, found.shown[name][:PAIRED]) for name, ids in found.ids.items()}
+    first = {
+        name: {key: value[: cfg.images] for key, value in getattr(found, name).items()} for name in ("ids", "decoded")
+    }
+    vocab = {name: len(counts) for name, counts in found.counts.items()}
+    return Explored(
+        **found._asdict() | first | {"images": found.images[: cfg.images], "vocab": vocab, "neighbours": beside}
+    )

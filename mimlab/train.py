@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch.utils.data import DataLoader, Dataset
 
-from mimlab import data, masks, tokenizers
+from mimlab import data, film, masks, tokenizers
 from mimlab.distributed import generator_for, rank, world
 from mimlab.errors import Refused
 from mimlab.find import options
@@ -84,6 +84,7 @@ def _train(cfg, run, report):
     with accelerator.main_process_first():  # one process decodes and fits, the others read
         images = open_data(cfg, "train")
         test = probed(cfg, images)
+        filmed = film.source(cfg, images) if cfg.film and first else None
         steps, each = cfg.steps(len(images))
         grid = (cfg.image_size // cfg.patch_size,) * 2
         torch.manual_seed(cfg.seed)
@@ -124,6 +125,10 @@ def _train(cfg, run, report):
             ) from None
     if first:
         run.forget_after(start)
+        film.forget_after(run, start)
+    camera = film.Camera(cfg, run, filmed, plain) if filmed is not None else None
+    if camera and start == 0:
+        camera.take(0)
     log = Log(cfg, run, accelerator, steps, each, start, report, test)
     if first and start == 0 and tokenizer is not None:
         log.tokens(tokenizer, images, grid)
@@ -138,6 +143,8 @@ def _train(cfg, run, report):
         accelerator.wait_for_everyone()
         if first:
             run.save(step, lambda folder: accelerator.save_state(str(folder)), cfg.keep_weights)
+            if camera:
+                camera.take(step)
         accelerator.wait_for_everyone()
 
     with stopping() as stop, contextlib.closing(log):

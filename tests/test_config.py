@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from mimlab import config
-from mimlab.config import Evaluate, Explore, Look, Pretrain
+from mimlab.config import Evaluate, Pretrain
 from mimlab.errors import Refused
 from mimlab.find import find, names
 
 ROOT = Path(config.__file__).parent.parent.parent
-CLASSES = [Evaluate, Explore, Look, Pretrain]
+CLASSES = [getattr(config, name) for name in config.__all__]
 METHODS = names("methods")
 
 

@@ -105,12 +105,23 @@ def test_a_run_types_its_values_and_lands_in_the_folder(stub, capfd):
     assert not any("execution" in cell["metadata"] for cell in node["cells"])
     assert "encryption" not in capfd.readouterr().err
 
+    figures = [out.data for cell in nbformat.read(done, as_version=4).cells for out in cell.outputs if "data" in out]
+    assert [set(data) for data in figures] == [{"application/vnd.plotly.v1+json"}]  # the data alone
+    assert done.stat().st_size < 30_000
+
     html = export_html(done)
     page = html.read_text()
-    assert html == Path("runs/a-5/train.html") and "Plotly.newPlot" in page
-    assert page.count("plotly.js v") == 1  # the library is there, and once
+    assert html == Path("runs/a-5/train.html") and "<title>train</title>" in page
+    assert page.count("data-plotly=") == 1 and page.count('id="mimlab-plotly"') == 1  # the library is there, and once
+    assert 1_000_000 < len(page) < 2_600_000
     for loader in ("cdn.plot.ly", 'src="http', "MathJax.js?config"):
         assert f'<script src="{loader}' not in page and f'src="{loader}' not in page
+
+
+def test_an_export_without_figures_has_no_library(stub):
+    done = execute(write("plain.ipynb", "x = 1", "print(x)"), output="done.ipynb")
+    assert "mimlab-plotly" not in export_html(done).read_text()
+    assert nbformat.read(done, as_version=4).cells[1].outputs[0].text == "1\n"
 
 
 @pytest.mark.parametrize(

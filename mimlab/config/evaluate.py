@@ -1,11 +1,15 @@
-"""One evaluation of a run."""
+"""One evaluation of a run, or all of them."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from mimlab.config.device import check_device
-from mimlab.find import check_options, find
+from mimlab.errors import Refused
+from mimlab.find import check_options, closest, find, names, ranges
 from mimlab.settings import Settings, setting, within
+
+FILLED = ("seed", "device", "cache")  # options that `mimlab.evals` gives
+VARIANTS = ("protocol", "recipe")  # options whose value, where it is not the default, is part of the result's name
 
 
 @dataclass(frozen=True)
@@ -13,30 +17,74 @@ class Evaluate(Settings):
     """One evaluation of a run's encoder, beside the same encoder with random weights."""
 
     run: str = setting("newest", "a run folder; newest: the newest finished one in `out`")
-    evaluation: str = setting("finetune", "a file in mimlab/evals: finetune, knn")
-    evaluation_args: dict = setting({}, 'its options, such as {"epochs": 20}')
-    baseline: bool = setting(True, "also the same encoder from scratch, with the same labels, epochs and seeds")
+    evaluation: str = setting(
+        "finetune", "all, or a file in mimlab/evals: attentive, fewshot, finetune, knn, linear, retrieval"
+    )
+    evaluation_args: dict = setting({}, 'its options, such as {"epochs": 20}; for all, by name: {"knn": {"k": 10}}')
+    baseline: bool = setting(True, "also the same encoder with fresh weights, with the same labels, epochs and seeds")
     fraction: float | None = setting(None, "share of the labelled training images, class-balanced; None: the run's")
+    validation: float = setting(
+        0.0, "share of those labels to test on instead of the test images, to choose settings with; 0: the test images"
+    )
     seeds: int = setting(2, "repetitions, each with another seed")
+    name: str | None = setting(None, "of the result's file in evals/; None: the evaluation, its protocol or recipe")
     device: str = setting("auto", "auto, cpu, cuda or mps")
     out: str = setting("runs", "where `newest` looks")
 
     def resolved(self):
-        """The run's folder in place of `newest`, every name checked."""
+        """The run's folder in place of `newest`, the result's name, every other name checked."""
         from mimlab.run import Run
 
         within("seeds", self.seeds, 1, 1000)
         within("fraction", 1.0 if self.fraction is None else self.fraction, 1e-9, 1)
+        within("validation", self.validation, 0, 0.9)
         check_device(self.device, "no")
-        module = find("evals", self.evaluation)
-        check_options("evaluation_args", self.evaluation_args, module.evaluate, reserved=("seed", "device"))
+        if self.name is not None and (not self.name or set(self.name) & set("/\\") or self.name.startswith(".")):
+            raise Refused(f"name = {self.name!r} is no file name, such as knn-k5")
+        cfg = self.replace(name=self.name or self.plain_name())
+        for one in cfg.each():
+            check_options(
+                "evaluation_args", one.evaluation_args, find("evals", one.evaluation).evaluate, reserved=FILLED
+            )
         run = Run.find(self.run, self.out)
         fraction = run.settings.fraction if self.fraction is None else self.fraction
-        return self.replace(run=str(run.path), fraction=fraction)
+        return cfg.replace(run=str(run.path), fraction=fraction)
+
+    def plain_name(self):
+        """The evaluation, then its protocol or recipe where it is not the default, then `validation` where that is used."""
+        parts = [self.evaluation]
+        if self.evaluation != "all":
+            known = ranges(find("evals", self.evaluation).evaluate)
+            given = {name: self.evaluation_args.get(name) for name in VARIANTS if name in known}
+            parts += [str(value) for name, value in given.items() if value not in (None, known[name].default)]
+        return "-".join(parts + ["validation"] * bool(self.validation))
+
+    def each(self):
+        """Single evaluations: itself, or for "all" every file, in each of its protocols unless one is given."""
+        if self.evaluation != "all":
+            return [self]
+        there, found = names("evals"), []
+        for name, options in self.evaluation_args.items():
+            if name not in there or not isinstance(options, dict):
+                raise Refused(
+                    f"evaluation_args: {name!r}{closest(name, there)} is no evaluation with a dict of options; evaluation = 'all' "
+                    f"takes them by name: {', '.join(there)}"
+                )
+        for name in there:
+            args = self.evaluation_args.get(name, {})
+            known = ranges(find("evals", name).evaluate)
+            choices = known["protocol"].choices if "protocol" in known and "protocol" not in args else (None,)
+            for choice in choices:
+                one = self.replace(
+                    evaluation=name, evaluation_args=args | ({} if choice is None else {"protocol": choice})
+                )
+                found.append(one.replace(name=one.plain_name()))
+        return found
 
     def folder(self):
         return Path(self.resolved().run)
 
     def log(self):
         """Where progress is written, a line for each seed and start."""
-        return self.folder() / "evals" / f"{self.evaluation}.jsonl"
+        cfg = self.resolved()
+        return Path(cfg.run) / "evals" / f"{cfg.name}.jsonl"

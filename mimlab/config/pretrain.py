@@ -82,12 +82,13 @@ class Pretrain(Settings):
     knn_every: int = setting(5, "epochs between k-NN probes, where the data has labels; 0: never")
     checkpoint_every: int = setting(5, "epochs between checkpoints; 0: only at the end and when interrupted")
     keep_weights: bool = setting(False, "keep the weights of every checkpoint, to see how a run developed")
+    film: int = setting(4, "images whose look is kept at each checkpoint, to see it form; 0: none")
     log_every: int = setting(10, "steps between lines of metrics.jsonl")
     out: str = setting("runs", "where run folders are made, under MIMLAB_ROOT if that is set")
     run: str | None = setting(None, "name of the run folder; None: method-encoder-data-seed-hash")
 
     # What may differ when a run goes on.
-    FREE = ("out", "run", "workers", "log_every", "checkpoint_every", "keep_weights", "device", "processes")
+    FREE = ("out", "run", "workers", "log_every", "checkpoint_every", "keep_weights", "film", "device", "processes")
 
     def resolved(self):
         """Every None replaced by the recipe, every name and combination checked; reads no data."""
@@ -129,7 +130,7 @@ class Pretrain(Settings):
             ("fraction", 1e-9, 1), ("image_size", 2, 4096), ("cache_size", self.image_size, 8192), ("batch_size", 1, 1_000_000), ("accumulate", 1, 10_000),
             ("epochs", 1, 1_000_000), ("vocab", 2, 1_000_000), ("lr", 0, 100), ("min_lr", 0, 100), ("weight_decay", 0, 10), ("weight_decay_end", 0, 10),
             ("beta2", 0.5, 0.99999), ("clip", 0, 1e6), ("drop_path", 0, 0.9), ("processes", 1, 1024), ("workers", 0, 256),
-            ("knn_every", 0, 1_000_000), ("checkpoint_every", 0, 1_000_000), ("log_every", 1, 1_000_000),
+            ("knn_every", 0, 1_000_000), ("checkpoint_every", 0, 1_000_000), ("log_every", 1, 1_000_000), ("film", 0, 64),
         ):  # fmt: skip
             within(name, getattr(self, name), low, high)
         within("warmup_epochs", self.warmup_epochs, 0, self.epochs, " (epochs)")

@@ -1,62 +1,142 @@
-"""`evaluate(cfg)`: one protocol on a run's encoder, and on the same encoder from scratch."""
+"""`evaluate(cfg)`: transfer protocols on a run's encoder, and on the same encoder with fresh weights.
+
+A protocol is one file here, with `evaluate(encoder, train, test, **options) -> dict`: labelled `Images` in, percent out. The
+dict has `metric`, the name of its main number; that number; `hits`, numpy (Q,) in [0, 1], what each test image adds to it;
+`protocol`, a text that is equal only where numbers are comparable; `frozen`, whether the encoder was; `chance`;
+`train_images`, `test_images`; and what else it has to tell. Options that the file may have are filled in here: `seed`,
+`device`, `pool` (the method's) and `cache` (a folder for features).
+"""
 
 import json
-import statistics
+import sys
 import time
 
 from mimlab import data
 from mimlab.config import Evaluate
+from mimlab.data.cache import digest
+from mimlab.errors import Refused
+from mimlab.evals._result import summary
+from mimlab.evals._seeds import Seeds
+from mimlab.evals._table import side_by_side
 from mimlab.find import find, options
-from mimlab.progress import Bar
+from mimlab.progress import Bar, in_notebook
 from mimlab.run import Run, versions, write
+
+__all__ = ["evaluate", "side_by_side"]
 
 
 def evaluate(cfg, report=None):
-    """{"after <method>": {...}, "from scratch": {...}}; each with `top1` (mean over seeds), `values`, `spread`.
+    """{"after <method>": {...}, "random features": {...}}, or "from scratch" where the encoder is trained; see `summary`.
 
-    `cfg` is an `Evaluate`. The result is also written to evals/<evaluation>.json of the run folder. Baseline
-    and run share labels, epochs and seeds. Raises `Refused`, before any work where it can be known.
+    `cfg` is an `Evaluate`. The result is also written to evals/<cfg.name>.json of the run folder. Baseline and run share
+    labels, epochs and seeds. With `evaluation` = "all": {name: such a dict}, or {"refused": reason} for what this run cannot
+    do. `report(row)` is called after each seed and start. What an interrupted evaluation had finished is not done again.
+    Raises `Refused`, before any work where it can be known.
     """
     cfg = cfg.resolved()
-    run, module = Run.open(cfg.run), find("evals", cfg.evaluation)
-    settings = run.settings
-    test = run.data("test")
-    test.require_labels()
-    pool = run.method().pool
-    starts = {f"after {settings.method}": True} | ({"from scratch": False} if cfg.baseline else {})
-    found, began = {name: [] for name in starts}, time.perf_counter()
-    bar, log = Bar(cfg.seeds * len(starts), 0, cfg.evaluation), cfg.log()
-    log.parent.mkdir(exist_ok=True)
-    write(log, "")
+    run, each = Run.open(cfg.run), cfg.each()
+    progress = Progress(cfg, len(each) * cfg.seeds * (1 + cfg.baseline), report)
+    results = {}
+    for one in each:
+        try:
+            results[one.name] = _one(one, run, progress)
+        except Refused as error:
+            if cfg.evaluation != "all":
+                raise
+            results[one.name] = {"refused": str(error)}
+            say(f"{one.name}: refused: {error}")
+    progress.bar.close()
+    return results if cfg.evaluation == "all" else results[cfg.name]
+
+
+class Progress:
+    """Counts seeds and starts, shows them, and writes a row of each to the log, which it begins anew."""
+
+    def __init__(self, cfg, steps, report):
+        self.step, self.steps, self.report = 0, steps, report
+        self.bar, self.log = Bar(steps, 0, cfg.evaluation), cfg.log()
+        self.log.parent.mkdir(exist_ok=True)
+        write(self.log, "")
+
+    def add(self, name, start, found):
+        self.step += 1
+        row = {"step": self.step, "steps": self.steps, found["metric"]: found[found["metric"]], "start": start}
+        row |= {"evaluation": name}
+        self.bar.show(row)
+        with open(self.log, "a") as handle:
+            handle.write(json.dumps(row) + "\n")
+        if self.report is not None:
+            self.report(row)
+
+
+def _one(cfg, run, progress):
+    """The result of one evaluation, written to its file."""
+    from mimlab.evals import _cache
+    from mimlab.evals._labels import overlap
+
+    settings, module, began = run.settings, find("evals", cfg.evaluation), time.perf_counter()
+    method = run.method()
+    about = cfg.replace(seeds=1, run="", out="", name=cfg.name, baseline=True).dict()
+    about |= {"weights": _cache.weights(method.deployed), "versions": versions()}
+    found = {True: [], False: []}
     for seed in range(cfg.seeds):
-        train = data.open(
-            settings.data, "train", size=settings.cache_size, fraction=cfg.fraction, seed=seed, **settings.data_args
-        )
-        for name, trained in starts.items():
-            encoder = run.encoder() if trained else scratch(settings, seed)
-            told = {"seed": seed, "device": device(cfg), "pool": pool}
-            told = {name: value for name, value in told.items() if name in options(module.evaluate)}
-            found[name].append(module.evaluate(encoder, train, test, **(told | cfg.evaluation_args)))
-            done = sum(len(values) for values in found.values())
-            row = {"step": done, "steps": cfg.seeds * len(starts), "top1": found[name][-1]["top1"], "start": name}
-            bar.show(row)
-            with open(log, "a") as handle:
-                handle.write(json.dumps(row) + "\n")
-            if report is not None:
-                report(row)
-    bar.close()
-    results = {name: summary(values) for name, values in found.items()}
-    about = {"config": cfg.dict(), "seconds": round(time.perf_counter() - began, 1), "versions": versions()}
-    write(run.path / "evals" / f"{cfg.evaluation}.json", json.dumps({"results": results} | about, indent=1))
+        train, test = sets(cfg, run, seed)
+        if seed == 0:  # other seeds' fractions are of the same images
+            about |= {"data": [run.config["data_fingerprint"], test.fingerprint]}
+            kept = Seeds(run.path / "evals" / f"{cfg.name}.part", about)
+        same = overlap(train, test)
+        if same and seed == 0:
+            say(f"note: {same} of {len(test)} {test.split} images are also training images, pixel for pixel")
+        for trained in (True, False) if cfg.baseline else (True,):
+            one = kept.get(seed, trained)
+            if one is None:
+                encoder = run.encoder() if trained else scratch(settings, seed)
+                told = {"seed": seed, "device": device(cfg), "pool": method.pool, "cache": _cache.folder()}
+                told = {name: value for name, value in told.items() if name in options(module.evaluate)}
+                one = module.evaluate(encoder, train, test, **(told | cfg.evaluation_args))
+                one |= {"protocol": f"{one['protocol']}; {described(settings, train, test)}", "duplicates": same}
+                kept.put(seed, trained, one)
+            found[trained].append(one)
+            progress.add(cfg.name, start(settings, trained, one["frozen"]), one)
+    results = {start(settings, trained, some[0]["frozen"]): summary(some) for trained, some in found.items() if some}
+    first = next(iter(results.values()))
+    whole = {"results": results} | {name: first[name] for name in ("metric", "protocol", "duplicates")}
+    whole |= {
+        "seeds": list(range(cfg.seeds)),
+        "train_images": len(train),
+        "test_images": len(test),
+        "split": test.split,
+    }
+    whole |= {"config": cfg.dict(), "seconds": round(time.perf_counter() - began, 1), "versions": versions()}
+    write(run.path / "evals" / f"{cfg.name}.json", json.dumps(whole, indent=1))
+    kept.done()
     return results
 
 
-def summary(found):
-    """Mean top-1 over seeds, its sample deviation, each value, and what all seeds share."""
-    values = [one["top1"] for one in found]
-    shared = {name: value for name, value in found[-1].items() if all(one[name] == value for one in found)}
-    spread = statistics.stdev(values) if len(values) > 1 else None
-    return shared | {"top1": statistics.mean(values), "spread": spread, "values": values}
+def sets(cfg, run, seed):
+    """(training images, images to test on): the test split, or with `validation` a share of the training labels."""
+    from mimlab.evals._labels import hold_out
+
+    settings = run.settings
+    where = {"size": settings.cache_size, "seed": seed, **settings.data_args}
+    if not cfg.validation:
+        test = run.data("test")
+        test.require_labels()
+    train = data.open(settings.data, "train", fraction=cfg.fraction, **where)
+    train.require_labels()
+    return hold_out(train, cfg.validation, seed) if cfg.validation else (train, test)
+
+
+def described(settings, train, test):
+    """What was learnt from and tested on, so that numbers on other images or labels are not taken for the same."""
+    options = f"-{digest(settings.data_args)[:6]}" if settings.data_args else ""
+    return f"{settings.data}{options}, {len(train)} labels, {len(test)} {test.split} images"
+
+
+def start(settings, trained, frozen):
+    if trained:
+        return f"after {settings.method}"
+    return "random features" if frozen else "from scratch"
 
 
 def scratch(settings, seed):
@@ -73,3 +153,8 @@ def device(cfg: Evaluate):
     if cfg.device != "auto":
         return cfg.device
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def say(line):
+    """One line for people: a notebook paints stderr red, so there it is stdout."""
+    print(line, file=sys.stdout if in_notebook() else sys.stderr, flush=True)

@@ -5,24 +5,31 @@ training images most similar by cosine vote for their labels with weight exp(cos
 are the paper's. Letters: M training rows, Q test rows, D width, C classes.
 """
 
+from typing import Literal
+
 import torch
 from torch.nn.functional import normalize
 
 from mimlab.errors import Refused
+from mimlab.evals._cache import features
+from mimlab.evals._labels import check
+from mimlab.evals._result import ranked
+
+ROOM = 2**26  # bytes of similarities held at once
 
 
-def votes(train_features, train_labels, test_features, *, k=20, temperature=0.07, classes, chunk=1024):
+def votes(train_features, train_labels, test_features, *, k=20, temperature=0.07, classes, chunk=None):
     """Votes per class, not normalised: (M, D), (M,) int64, (Q, D) -> (Q, classes) float.
 
-    Features are L2-normalised here. `chunk` test rows are compared at a time, M x chunk floats of memory.
-    Refuses k above M, a temperature at which exp(1 / T) leaves float32, and features that are not finite.
+    Features are L2-normalised here. `chunk` test rows are compared at a time, M x chunk floats of memory; None: 64 MiB
+    of them. Refuses k above M, a temperature at which exp(1 / T) leaves float32, and features that are not finite.
     """
     _check(k, temperature, len(train_features))
     if not (torch.isfinite(train_features).all() and torch.isfinite(test_features).all()):
         raise Refused("features are not finite (nan or inf): the encoder has diverged; use an earlier checkpoint")
     train = normalize(train_features.float(), dim=1)
     counted = []
-    for rows in test_features.split(chunk):
+    for rows in test_features.split(chunk or max(1, ROOM // (4 * len(train)))):
         cosine, nearest = (normalize(rows.float(), dim=1) @ train.T).topk(k, dim=1)  # (chunk, k)
         empty = torch.zeros(len(rows), classes, device=rows.device)
         counted.append(empty.scatter_add_(1, train_labels[nearest], (cosine / temperature).exp()))
@@ -34,34 +41,40 @@ def accuracy(votes, labels):
 
     Equal votes go to the lower class; with fewer than five classes "top5" counts all of them.
     """
-    first = votes.argsort(dim=1, descending=True, stable=True)[:, :5]  # (Q, 5)
-    hit = first == labels[:, None]
-    return {"top1": 100 * hit[:, 0].double().mean().item(), "top5": 100 * hit.any(1).double().mean().item()}
+    found = ranked(votes, labels)
+    return {"top1": found["top1"], "top5": found["top5"]}
 
 
-def evaluate(encoder, train, test, *, k=20, temperature=0.07, pool="mean", batch=256, device=None):
+def evaluate(
+    encoder,
+    train,
+    test,
+    *,
+    k=20,
+    temperature=0.07,
+    pool: Literal["mean", "cls"] = "mean",
+    batch=256,
+    device=None,
+    cache=None,
+):
     """Weighted k-NN of `encoder.features` from one set of `Images` to another.
 
-    `pool`: "mean" of the patches, or "cls". Returns {"top1", "top5", "chance"} in percent, with k, temperature and the numbers of images. `chance` is
-    100 / classes. `device` None: where the encoder is. The encoder's mode is put back. Refuses images without
-    labels, two different lists of classes, and k above the number of training images.
+    `pool`: "mean" of the patches, or "cls". Returns `top1`, `top5` and `chance` (100 / classes) in percent, and what every
+    evaluation returns (see `mimlab.evals`). `device` None: where the encoder is. Refuses images without labels, two
+    different lists of classes, and k above the number of training images.
     """
-    for images in (train, test):
-        images.require_labels()
+    classes = check(train, test)
     _check(k, temperature, len(train))
-    if train.classes is not None and test.classes is not None and list(train.classes) != list(test.classes):
-        raise Refused(
-            f"{train.name} and {test.name} have different classes ({len(train.classes)} and {len(test.classes)}); "
-            "the votes of one mean nothing for the other"
-        )
-    classes = int(max(train.labels.max(), test.labels.max())) + 1
-    classes = max(classes, len(train.classes)) if train.classes is not None else classes
     if device is not None:
         encoder.to(device)
-    features, labels = _features(encoder, train, batch, pool)
-    queries, truth = _features(encoder, test, batch, pool)
-    counted = votes(features, labels, queries, k=k, temperature=temperature, classes=classes)
-    return accuracy(counted, truth) | {
+    bank, queries = (pooled(encoder, images, pool, batch=batch, cache=cache) for images in (train, test))
+    labels, truth = (torch.from_numpy(images.labels) for images in (train, test))
+    where = next(encoder.parameters()).device
+    bank, labels, queries = bank.to(where), labels.to(where), queries.to(where)
+    counted = votes(bank, labels, queries, k=k, temperature=temperature, classes=classes)
+    return ranked(counted.cpu(), truth) | {
+        "protocol": f"knn k={k} T={temperature} pool={pool}",
+        "frozen": True,
         "k": k,
         "temperature": temperature,
         "pool": pool,
@@ -69,6 +82,15 @@ def evaluate(encoder, train, test, *, k=20, temperature=0.07, pool="mean", batch
         "test_images": len(test),
         "chance": 100 / classes,
     }
+
+
+def pooled(encoder, images, pool, **options):
+    """Features (N, D) of all images, on the CPU: the mean of the patches, or the class token; see `_cache.features`."""
+
+    def compute(encoder, pixels):
+        return {"features": encoder.features(pixels, pool).float()}
+
+    return features(encoder, images, pool, compute, **options)["features"]
 
 
 def _check(k, temperature, rows):
@@ -79,19 +101,3 @@ def _check(k, temperature, rows):
         raise Refused(f"k = {k} is more than the {rows} training images; use at most {rows}")
     if not temperature >= 0.012:
         raise Refused(f"temperature = {temperature!r} overflows exp(1 / T); use at least 0.012, such as 0.07")
-
-
-@torch.inference_mode()
-def _features(encoder, images, batch, pool):
-    """Features (M, D) and labels (M,) of all images, on the encoder's device."""
-    device = next(encoder.parameters()).device
-    training = encoder.training
-    encoder.eval()
-    try:
-        features, labels = [], []
-        for pixels, label in images.batches(batch):
-            features.append(encoder.features(pixels.to(device).float() / 255, pool).float())  # (B, D)
-            labels.append(torch.as_tensor(label, dtype=torch.long, device=device))
-    finally:
-        encoder.train(training)
-    return torch.cat(features), torch.cat(labels)

@@ -1,9 +1,15 @@
-"""Logged quantities against the step, for one run or many."""
+"""Logged quantities against step, epoch, images or hours, for one run or many; seeds of one configuration as a band.
 
+A value of `metrics` is a run's rows, or a list of such lists: the seeds of one configuration. Of seeds the mean is
+drawn, with the range from the lowest to the highest as a band, where all of them have logged; each stays faint behind.
+"""
+
+import html
 import math
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.colors import hex_to_rgb
 from plotly.subplots import make_subplots
 
 from mimlab.errors import Refused
@@ -11,7 +17,12 @@ from mimlab.figures.style import COLOURS, TEMPLATE, empty
 from mimlab.find import closest
 
 MOST = 2000  # points a trace
+ALL = 24_000  # points a panel; with many runs each gets fewer
 FEW = 30  # below that, points are marked, and not smoothed
+QUIET = {"showlegend": False, "hoverinfo": "skip"}
+DASHES = ["solid", "dash", "dot"]  # with seven colours, 21 lines that differ
+AXES = {"images": "images seen", "hours": "hours of training", "images_per_s": "images/s", "memory_mb": "memory (MB)"}
+AXES |= {"knn_top1": "k-NN top-1 (%)", "lr": "learning rate", "grad_norm": "gradient norm", "seconds_left": "s left"}
 
 
 def series(rows, y, x="step"):
@@ -47,148 +58,182 @@ def smoothed(ys, smooth):
     total, weight, out = 0.0, 0.0, np.full(len(ys), np.nan)
     for k, value in enumerate(ys):
         if math.isfinite(value):
-            total, weight = (
-                smooth * total + (1 - smooth) * value,
-                smooth * weight + (1 - smooth),
-            )
+            total, weight = smooth * total + (1 - smooth) * value, smooth * weight + (1 - smooth)
             out[k] = total / weight
     return out
 
 
-def _draw(figure, metrics, y, x, smooth, baseline, legend=True, **place):
-    """Draw one quantity of all runs; returns whether anything was there."""
-    if not 0 <= smooth < 1:
-        raise Refused(f"smooth = {smooth!r} is not in [0, 1); 0.9 averages about 10 rows")
-    known = {name for rows in metrics.values() for row in rows for name in row}
-    for name in (y, x):
-        if known and name not in known:
-            raise Refused(f"no run has logged {name!r}{closest(name, known)}; there are: {', '.join(sorted(known))}")
-    drawn = False
-    for number, (label, rows) in enumerate(metrics.items()):
-        xs, ys = series(rows, y, x)
-        colour = COLOURS[number % len(COLOURS)]
-        drawn |= len(xs) > 0
-        few = "lines+markers" if len(xs) < FEW else "lines"
-        common = {
-            "legendgroup": label,
-            "line_color": colour,
-            "hovertemplate": f"{label}<br>{x} %{{x}}<br>{y} %{{y:.5g}}<extra></extra>",
-        }
-        if smooth and len(xs) >= FEW:  # an average over a handful of points would only hide them
-            figure.add_scatter(
-                x=xs[keep(xs, ys)],
-                y=ys[keep(xs, ys)],
-                mode="lines",
-                opacity=0.25,
-                showlegend=False,
-                hoverinfo="skip",
-                legendgroup=label,
-                line={"color": colour, "width": 1},
-                **place,
-            )
-            ys, few = smoothed(ys, smooth), "lines"
-        kept = keep(xs, ys)
-        figure.add_scatter(
-            x=xs[kept],
-            y=ys[kept],
-            mode=few,
-            name=str(label),
-            showlegend=legend and len(metrics) > 1,
-            **common,
-            **place,
-        )
-    for name, value in baseline.items():
-        figure.add_hline(
-            y=value,
-            line={"color": "#666666", "width": 1.2, "dash": "dash"},
-            annotation={
-                "text": f"{name} ({value:.4g})",
-                "font": {"size": 11, "color": "#555555"},
-            },
-            annotation_position="top right",
-            **place,
-        )
-    return drawn
+def band(seeds):
+    """Mean, lowest and highest of several (xs, ys), at every x of any of them that all have reached: four arrays.
+
+    Between its own points a seed is interpolated. Empty arrays where the seeds have no range in common.
+    """
+    first, last = max(xs.min() for xs, _ in seeds), min(xs.max() for xs, _ in seeds)
+    at = np.unique(np.concatenate([xs for xs, _ in seeds]))
+    at = at[(at >= first) & (at <= last)]
+    values = []
+    for xs, ys in seeds:
+        order = np.argsort(xs, kind="stable")
+        values.append(np.interp(at, xs[order], ys[order]))
+    values = np.array(values)  # (seeds, points)
+    return at, values.mean(0), values.min(0), values.max(0)
+
+
+def seeds(value):
+    """One run's rows as a list of one; the rows of several seeds as they are."""
+    return value if value and isinstance(value[0], list) else [value]
 
 
 def curves(metrics, y="loss", x="step", smooth=0.0, baseline=None):
-    """Quantity `y` against `x`, one line a run; `metrics` is label -> rows of metrics.jsonl.
+    """Quantity `y` against `x`, one line a label; `metrics` is label -> rows of metrics.jsonl, or label -> seeds.
 
-    `smooth` in [0, 1) adds a moving average and keeps the raw curve faint behind it. `baseline` is
-    name -> value, drawn dashed. Raises Refused where no run has logged `y`, naming what there is.
+    `smooth` in [0, 1) adds a moving average and keeps the raw curve faint behind it. `baseline` is name -> value, drawn
+    dashed; None: what guessing reaches, where that was logged (`guesses`). Raises Refused where no run has logged `y`,
+    naming what there is.
     """
     if not metrics:
         raise Refused("metrics: an empty dict shows nothing; give label -> rows")
     figure = go.Figure()
-    if not _draw(figure, metrics, y, x, smooth, baseline or {}):
+    if not _draw(figure, metrics, y, x, smooth, baseline):
         return empty("nothing logged yet", title=y)
-    figure.update_layout(
-        template=TEMPLATE,
-        height=360,
-        width=720,
-        xaxis_title=x,
-        yaxis_title=y,
-        margin_t=30,
+    figure.update_layout(template=TEMPLATE, height=360, width=760, margin_t=30, uirevision=f"{y} {x}")
+    return figure.update_xaxes(title_text=AXES.get(x, x), exponentformat="power").update_yaxes(
+        title_text=AXES.get(y, y)
     )
-    return figure
 
 
-def grid(metrics, ys, x="step", smooth=0.0, columns=2, baselines=None):
-    """`curves` of several quantities side by side, in one figure; runs share colours and one legend.
-
-    `baselines` is y -> {name: value}, drawn dashed in that quantity's panel.
-    """
+def grid(metrics, ys, x="step", smooth=0.0, columns=2):
+    """`curves` of several quantities side by side, in one figure; runs share colours and one legend."""
     if not metrics or not ys:
         raise Refused("metrics and ys: nothing to show; give label -> rows and at least one name")
     columns = min(columns, len(ys))
     height = math.ceil(len(ys) / columns)
     figure = make_subplots(
-        height,
-        columns,
-        subplot_titles=list(ys),
-        horizontal_spacing=0.09,
-        vertical_spacing=0.22 / height,
+        height, columns, subplot_titles=list(ys), horizontal_spacing=0.09, vertical_spacing=0.22 / height
     )
     drawn = [
-        _draw(
-            figure,
-            metrics,
-            y,
-            x,
-            smooth,
-            (baselines or {}).get(y, {}),
-            legend=k == 0,
-            row=k // columns + 1,
-            col=k % columns + 1,
-        )
+        _draw(figure, metrics, y, x, smooth, None, legend=k == 0, row=k // columns + 1, col=k % columns + 1)
         for k, y in enumerate(ys)
     ]
     if not any(drawn):
         return empty("nothing logged yet")
     figure.update_layout(template=TEMPLATE, height=60 + 240 * height, width=420 * columns, margin_t=40)
-    return figure.update_xaxes(title_text=x, row=height)
+    return figure.update_xaxes(exponentformat="power").update_xaxes(title_text=AXES.get(x, x), row=height)
 
 
-# What a logged quantity is to be compared with: the loss and the accuracy of guessing.
+def _draw(figure, metrics, y, x, smooth, baseline, legend=True, **place):
+    """Draw one quantity of all labels; returns whether anything was there."""
+    if not 0 <= smooth < 1:
+        raise Refused(f"smooth = {smooth!r} is not in [0, 1); 0.9 averages about 10 rows")
+    known = {name for value in metrics.values() for rows in seeds(value) for row in rows for name in row}
+    for name in (y, x):
+        if known and name not in known:
+            raise Refused(f"no run has logged {name!r}{closest(name, known)}; there are: {', '.join(sorted(known))}")
+    most = max(100, min(MOST, ALL // (2 * sum(len(seeds(value)) for value in metrics.values()))))
+    drawn = 0
+    for number, (label, value) in enumerate(metrics.items()):
+        found = [(xs, ys) for xs, ys in (series(rows, y, x) for rows in seeds(value)) if len(xs)]
+        look = {"color": COLOURS[number % len(COLOURS)], "dash": DASHES[number // len(COLOURS) % len(DASHES)]}
+        common = {"legendgroup": str(label), "name": html.escape(str(label), quote=False)} | place
+        for trace in _lines(found, smooth, look, most, f"{x} %{{x}}<br>{y} "):
+            trace.setdefault("showlegend", legend and len(metrics) > 1)
+            figure.add_scatter(**common, **trace)
+        drawn += len(found)
+    lines = guesses(metrics, y) if baseline is None else [(name, at, None) for name, at in baseline.items()]
+    for name, at, number in lines if drawn else ():
+        colour = "#666666" if number is None else COLOURS[number % len(COLOURS)]
+        said = {"text": f"{html.escape(name, quote=False)} ({at:.4g})", "font": {"size": 11, "color": "#555555"}}
+        dashed = {"color": colour, "width": 1.2, "dash": "dash"}
+        figure.add_hline(y=at, line=dashed, annotation=said, annotation_position="top right", **place)
+    return bool(drawn)
+
+
+def _lines(found, smooth, look, most, hover):
+    """The scatter traces of one label, the one that stands in the legend last."""
+    few = max((len(xs) for xs, _ in found), default=0) < FEW  # an average over a handful of points would only hide them
+    smooth = 0 if few else smooth
+    mean = band([(xs, smoothed(ys, smooth)) for xs, ys in found]) if len(found) > 1 else None
+    if mean is not None and not len(mean[0]):
+        mean = None  # nothing in common: each seed by itself
+    named = "<b>%{fullData.name}</b><br>" + hover
+    for place, (xs, ys) in enumerate(found):
+        kept = keep(xs, ys, most)
+        behind = mean is not None or smooth
+        if behind:
+            faint = {"color": look["color"], "width": 1}
+            yield {"x": xs[kept], "y": ys[kept], "mode": "lines", "line": faint, "opacity": 0.25} | QUIET
+        if mean is None:
+            kept = keep(xs, smoothed(ys, smooth), most) if smooth else kept
+            ys = smoothed(ys, smooth) if smooth else ys
+            mode = "lines+markers" if few else "lines"
+            trace = {"x": xs[kept], "y": ys[kept], "mode": mode, "line": look}
+            yield (
+                trace | {"hovertemplate": named + "%{y:.5g}<extra></extra>"} | ({"showlegend": False} if place else {})
+            )
+    if mean is not None:
+        xs, middle, low, high = mean
+        kept = keep(xs, middle, most)
+        edge = {"x": np.concatenate([xs[kept], xs[kept][::-1]]), "y": np.concatenate([high[kept], low[kept][::-1]])}
+        fill = f"rgba{(*hex_to_rgb(look['color']), 0.18)}"
+        yield edge | {"mode": "lines", "line": {"width": 0}, "fill": "toself", "fillcolor": fill} | QUIET
+        told = f"%{{y:.5g}}, the mean of {len(found)} seeds<br>from %{{customdata[0]:.5g}} to %{{customdata[1]:.5g}}"
+        ends = np.stack([low[kept], high[kept]], 1)
+        line = {"x": xs[kept], "y": middle[kept], "mode": "lines+markers" if few else "lines", "line": look}
+        yield line | {"customdata": ends, "hovertemplate": named + told + "<extra></extra>"}
+
+
+# What a logged quantity is to be compared with: what guessing reaches, name -> the quantity that says it.
 GUESSES = {
     "loss": {"uniform guess": "loss_uniform"},
     "loss_inpaint": {"uniform guess": "loss_uniform"},
-    "loss_match": {},
+    "loss_tokens": {"uniform guess": "loss_uniform"},
+    "loss_generator": {"uniform guess": "loss_uniform"},
+    "loss_match": {"chance": "match_chance"},
+    "loss_respix": {"all zero": "respix_zero"},
     "token_accuracy": {"most frequent token": "token_majority", "uniform guess": "token_uniform"},
     "match_accuracy": {"chance": "match_chance"},
+    "revdet_accuracy": {"always the commoner answer": "revdet_majority"},
+    "accuracy": {"most frequent class": "majority", "chance": "chance"},
+    "teacher_entropy": {"uniform": "loss_uniform"},
     "knn_top1": {"chance": "knn_chance"},
 }
 
 
-def overview(metrics, smooth=0.0):
-    """What a run's method logs, each beside what guessing reaches, in one figure; `metrics` as in `curves`."""
-    logged = {name for rows in metrics.values() for row in rows for name in row}
-    wanted, guesses = [name for name in GUESSES if name in logged], {}
-    for y in wanted:
-        if y == "loss" and "loss_match" in logged:  # a sum of two losses has no guess of its own
-            continue
-        for name, source in GUESSES[y].items():
-            values = np.concatenate([series(rows, source)[1] for rows in metrics.values()])
-            if len(values):
-                guesses.setdefault(y, {})[name] = float(np.nanmean(values))
-    return grid(metrics, wanted, smooth=smooth, baselines=guesses)
+def guesses(metrics, y):
+    """Reference lines of a quantity, [(name, value, None or the number of the label it belongs to)].
+
+    A token method's loss starts near ln V, V the vocabulary; DINO's uniform guess is ln K; InfoNCE's is ln of the number
+    of candidates. A loss that is a sum of parts has none of its own: they stand beside the parts. Labels whose values
+    are within 2 % share a line; one by itself among several is named.
+    """
+    found = []
+    for name, source in GUESSES.get(y, {}).items():
+        values = {}
+        for number, (label, value) in enumerate(metrics.items()):
+            rows = [row for one in seeds(value) for row in one]
+            parts = {part for row in rows for part in row if part.startswith("loss_")} - {"loss_uniform"}
+            told = (
+                []
+                if y == "loss" and parts
+                else [row[source] for row in rows if row.get(source) is not None and y in row]
+            )
+            if told:
+                mean = float(np.mean(told))
+                values[label] = number, -math.log(mean) if y == "loss_match" else mean
+        every = {label for label, value in metrics.items() if any(y in row for one in seeds(value) for row in one)}
+        while values:
+            first = next(iter(values.values()))[1]
+            same = {label: one for label, one in values.items() if abs(one[1] - first) <= 0.02 * abs(first)}
+            values = {label: one for label, one in values.items() if label not in same}
+            level = float(np.mean([one for _, one in same.values()]))
+            if len(same) == 1 < len(every):
+                found += [(f"{name}, {label}", level, number) for label, (number, _) in same.items()]
+            else:
+                found.append((name, level, None))
+    return found
+
+
+def overview(metrics, smooth=0.0, x="step"):
+    """What methods log, each beside what guessing reaches, in one figure; `metrics` as in `curves`."""
+    logged = {name for value in metrics.values() for rows in seeds(value) for row in rows for name in row}
+    return grid(metrics, [name for name in GUESSES if name in logged], x=x, smooth=smooth)

@@ -101,20 +101,12 @@ def panels(columns, title=None, note=None, rows=None, scale=None):
     tall = height / width  # of one cell, whose width is 1
     uris = iter(pngs([columns[name][row] for row in range(batch) for name in names]))
     figure = go.Figure()
-    for row in range(batch):
-        for column, name in enumerate(names):
-            figure.add_layout_image(
-                source=next(uris),
-                x=column + 0.03,
-                y=(row + 0.03) * tall,
-                sizex=0.94,
-                sizey=0.94 * tall,
-                xref="x",
-                yref="y",
-                sizing="stretch",
-                layer="above",
-                name=name,
-            )
+    figure.layout.images = [  # at once: plotly checks all that are there with each that is added
+        {"source": next(uris), "x": column + 0.03, "y": (row + 0.03) * tall, "sizex": 0.94, "sizey": 0.94 * tall}
+        | {"xref": "x", "yref": "y", "sizing": "stretch", "layer": "above", "name": name}
+        for row in range(batch)
+        for column, name in enumerate(names)
+    ]
     figure.add_scatter(  # nothing to see: it carries the hover texts
         x=[column + 0.5 for _ in range(batch) for column in range(len(names))],
         y=[(row + 0.5) * tall for row in range(batch) for _ in names],

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from mimlab.data.augment import Augment
+from mimlab.layers import judge_tokens
 
 
 class Batch(NamedTuple):
@@ -44,21 +45,48 @@ class Output(NamedTuple):
 
 
 class Filled(NamedTuple):
-    """A reconstruction: `images` (B, 3, H, W) in [0, 1], and a `note` on how to read them."""
+    """A reconstruction: `images` (B, 3, H, W) in [0, 1], and a `note` on how to read them.
+
+    `leaking`: the same with true statistics of the hidden pixels put back, for targets that lack them, else None.
+    """
 
     images: torch.Tensor
     note: str
+    leaking: torch.Tensor | None = None
+
+
+class Tokens(NamedTuple):
+    """What a method says of the token of each patch.
+
+    `true` (B, N) int64; `likely` (B, N, k) int64: the k most probable, most probable first; `chance` (B, N, k): their
+    probabilities; `rank` (B, N) int64: the place of the true one among all, from 1.
+    """
+
+    true: torch.Tensor
+    likely: torch.Tensor
+    chance: torch.Tensor
+    rank: torch.Tensor
 
 
 class Judged(NamedTuple):
     """How a method does on single patches. Values at visible patches were never asked of it.
 
     `loss` (B, N): the training loss of each patch; `right` bool (B, N): whether the most probable token is the
-    true one, None where no tokens are predicted.
+    true one, and `tokens`: what it says instead, both None where no tokens are predicted.
     """
 
     loss: torch.Tensor
     right: torch.Tensor | None = None
+    tokens: Tokens | None = None
+
+
+def judged(logits, ids, most=5):
+    """`Judged` by cross-entropy: logits (B, N, K) and true ids (B, N), with at most `most` tokens a patch."""
+    found, true = logits.detach(), ids.unsqueeze(2)
+    high, likely = found.topk(min(most, found.shape[2]), dim=2)
+    chance = (high - found.logsumexp(dim=2, keepdim=True)).exp()
+    rank = 1 + (found > found.gather(2, true)).sum(dim=2)
+    return Judged(*judge_tokens(logits, ids), Tokens(ids, likely, chance, rank))
 
 
 class Method(nn.Module):
@@ -95,6 +123,11 @@ class Method(nn.Module):
     def after_step(self, progress):
         """After the optimiser's step."""
 
+    @property
+    def vocabulary(self):
+        """The tokens that it predicts, in words."""
+        return f"tokens of {type(self.tokenizer).__module__.rpartition('.')[2]} (vocabulary {self.tokenizer.vocab:,})"
+
     def reconstruct(self, images, mask):
         """What the method fills in where `mask` hides, as `Filled`, or None if it predicts no picture."""
         return None
@@ -102,6 +135,21 @@ class Method(nn.Module):
     def judge(self, images, mask):
         """The loss of each single patch under `mask`, as `Judged`, or None if it predicts no patches."""
         return None
+
+    @property
+    def predicts(self):
+        """What it predicts of a hidden patch, and by what, in words; "" if nothing."""
+        return ""
+
+    def other(self, mask, noise, visible):
+        """What is hidden from a second look that covers what `mask` hides from the first, (B, N), and how many
+        patches it sees: the complement. `noise` (B, N) is for choices, `visible` what the first sees.
+        """
+        return ~mask, mask.shape[1] - visible
+
+    def further(self, images, mask):
+        """More that only this method has to show: title -> images (B, 3, H, W), or bool or float (B, N), NaN for none."""
+        return {}
 
     @property
     def deployed(self):

@@ -22,9 +22,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from mimlab.errors import Refused
-from mimlab.layers import judge_tokens, token_logs, truncated
+from mimlab.layers import token_logs, truncated
 from mimlab.masks import hidden_ids, take
-from mimlab.methods import Filled, Judged, Method, Output
+from mimlab.methods import Filled, Method, Output, judged
 
 RECIPE = {
     "paper": {  # beit/README.md, ImageNet-1K; the mask's count 75 of 196 is the official code's
@@ -109,7 +109,11 @@ class BEiT(Method):
         return self.head(self.encode(images, mask))
 
     def judge(self, images, mask):
-        return Judged(*judge_tokens(self.predict(images, mask), self.tokenizer(images, self.encoder.grid)))
+        return judged(self.predict(images, mask), self.tokenizer(images, self.encoder.grid))
+
+    @property
+    def predicts(self):
+        return f"{self.vocabulary}, by one linear layer on the encoder; there is no decoder"
 
     def reconstruct(self, images, mask):
         if not self.tokenizer.can_decode:
@@ -118,5 +122,5 @@ class BEiT(Method):
         filled = nn.functional.interpolate(filled, size=images.shape[2:], mode="nearest")
         return Filled(
             filled,
-            "the mean codebook patch under the predicted tokens; what it draws over visible patches was never asked of it",
+            "what the tokenizer draws for the predicted probabilities; what it draws over visible patches was never asked of it",
         )

@@ -31,9 +31,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from mimlab.errors import Refused
-from mimlab.layers import judge_tokens, sincos_2d, token_logs, xavier
+from mimlab.layers import sincos_2d, token_logs, xavier
 from mimlab.masks import hidden_ids, pixels, put, take, visible_ids
-from mimlab.methods import Filled, Judged, Method, Output
+from mimlab.methods import Filled, Judged, Method, Output, Tokens, judged
 
 RECIPE = {
     "paper": {  # scripts/cae_base_800e.sh, 2,048 images a step
@@ -128,7 +128,8 @@ class CAE(Method):
         if not encoder.can_drop:
             raise Refused(
                 "cae leaves hidden patches out, which this encoder cannot; use an encoder of the vit family, or of the "
-                "beit family with encoder_args = {'bias': 'none', 'absolute': 'sincos'}"
+                "beit family with encoder_args = {'bias': 'none', 'absolute': 'sincos'}, or a method that replaces patches: "
+                "beit or simmim"
             )
         if all(table is None for table in encoder.positions()):
             raise Refused("cae: this encoder does not know where a visible patch is; use absolute = True or 'sincos'")
@@ -222,13 +223,33 @@ class CAE(Method):
         """Both losses of each hidden patch; 0 and False at visible ones, of which nothing is predicted."""
         where = hidden_ids(mask, int(mask[0].sum()))
         predicted, positions = self.regress(images, mask, mask.shape[1] - where.shape[1])
-        ids = self.tokenizer(images, self.encoder.grid).gather(1, where)
-        loss, right = judge_tokens(self.decode(predicted, positions).float(), ids)
+        ids = self.tokenizer(images, self.encoder.grid)
+        found = judged(self.decode(predicted, positions).float(), ids.gather(1, where))
+        loss = found.loss
         if self.align_weight:
-            error = predicted.float() - self.latents(images, mask, where.shape[1]).float()
-            loss = loss + self.align_weight * error.square().mean(dim=2)
+            loss = loss + self.align_weight * self.misaligned(predicted, images, mask)
+        likely, chance, rank = (
+            put(x, where, x.new_zeros(*mask.shape, x.shape[2]))
+            for x in (found.tokens.likely, found.tokens.chance, found.tokens.rank[..., None])
+        )
         empty = loss.new_zeros(mask.shape)
-        return Judged(empty.scatter(1, where, loss), empty.bool().scatter(1, where, right))
+        tokens = Tokens(ids, likely, chance, rank[..., 0])
+        return Judged(empty.scatter(1, where, loss), empty.bool().scatter(1, where, found.right), tokens)
+
+    def misaligned(self, predicted, images, mask):
+        """Mean squared error of predicted latents (B, hidden, decoder_dim), one a patch: (B, hidden)."""
+        return (predicted.float() - self.latents(images, mask, predicted.shape[1]).float()).square().mean(dim=2)
+
+    def further(self, images, mask):
+        """How far each predicted latent is from the encoder's own: the loss of step 3."""
+        where = hidden_ids(mask, int(mask[0].sum()))
+        error = self.misaligned(self.regress(images, mask, mask.shape[1] - where.shape[1])[0], images, mask)
+        return {"alignment error": error.new_full(mask.shape, float("nan")).scatter(1, where, error)}
+
+    @property
+    def predicts(self):
+        blocks = f"a regressor of depth {len(self.regressor)} and a decoder of depth {len(self.decoder)}"
+        return f"{self.vocabulary}, by {blocks}"
 
     def reconstruct(self, images, mask):
         if not self.tokenizer.can_decode:
@@ -240,7 +261,7 @@ class CAE(Method):
         known = F.one_hot(known, self.tokenizer.vocab).to(logits) * 1e4 - 1e4  # softmax gives 0 and 1
         filled = self.tokenizer.expected(put(logits, where, known), grid)
         filled = F.interpolate(filled, size=images.shape[2:], mode="nearest")
-        note = "the mean codebook patch under the predicted tokens; visible patches are the image's own"
+        note = "what the tokenizer draws for the predicted probabilities; visible patches are the image's own"
         return Filled(torch.where(cover, filled, images), note)
 
 

@@ -12,7 +12,8 @@
 
 No official code is public, and the full text could not be read: 1 to 3 follow the abstract and introduction; the side
 of the window (8), the mask (100 to 120 of 196), the weights (1 and 10), epochs, learning rate and weight decay come from
-second-hand accounts. The other numbers of `RECIPE` are BEiT's.
+second-hand accounts. No account tells the least learning rate, schedule, clipping, beta2, drop path, crops and the parameters
+without decay: these are BEiT's (its colour jitter left out).
 
 `batch.noise` draws the tokens: the token of a patch with noise u is the first whose cumulated probability exceeds u, so
 that a step depends on its mask and noise alone.
@@ -22,8 +23,8 @@ Differs from the paper: the tokenizer is k-means on patches, which pastes its ce
 
 Left open by what could be read, and what is done here (options in brackets): ResPix's distance [`loss`], windows cut off
 at the border of the image [`windows`], population variance with 1e-6 added, the size of the generator (4 blocks, as wide
-as ViT-S) and its own patch embedding; the enhancer's head is one linear layer; whether ResPix predicts the difference to
-the corrupted image is not known: it predicts the original's pixels.
+as ViT-S) and its own patch embedding; the enhancer's head is one linear layer; ResPix predicts the original's pixels, or
+their difference to the corrupted image over the same deviation [`residual`], as its name may mean.
 """
 
 import math
@@ -36,9 +37,9 @@ from torch.nn import functional as F
 from mimlab import encoders
 from mimlab.errors import Refused
 from mimlab.find import closest
-from mimlab.layers import judge_tokens, token_logs, unpatchify
+from mimlab.layers import token_logs, unpatchify
 from mimlab.masks import hidden_ids, pixels, take
-from mimlab.methods import Filled, Judged, Method, Output
+from mimlab.methods import Filled, Method, Output, judged
 from mimlab.settings import within
 from mimlab.tokenizers import resize
 
@@ -102,7 +103,7 @@ class CIM(Method):
 
     `weight`: of the enhancer's loss; None: 1 for respix, 10 for revdet. `window`: side in pixels of the windows of
     ResPix's target, which at the border of the image are cut off ("truncate") or see it mirrored ("reflect"), or lie side
-    by side ("tiles"). `temperature`: the generator's logits are divided by it when tokens are drawn.
+    by side ("tiles"). `residual`: ResPix predicts what the corrupted image lacks. `temperature`: the generator's logits are divided by it when tokens are drawn.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class CIM(Method):
         window: Annotated[int, (2, 4096)] = 8,
         windows: Literal["truncate", "reflect", "tiles"] = "truncate",
         loss: Literal["l1", "l2"] = "l1",
+        residual: bool = False,
         temperature=1.0,
         generator_dim=384,
         generator_depth: Annotated[int, (1, 100)] = 4,
@@ -142,7 +144,7 @@ class CIM(Method):
         self.objective, self.temperature = objective, temperature
         self.weight = WEIGHTS[objective] if weight is None else weight
         within("method_args: weight", self.weight, 1e-9, 1e9)
-        self.window, self.windows, self.distance = window, windows, LOSSES[loss]
+        self.window, self.windows, self.distance, self.residual = window, windows, LOSSES[loss], residual
         encoder.train_cls(False)  # both heads read the patches
         sizes = {"dim": generator_dim, "depth": generator_depth, "heads": generator_heads}
         self.generator = encoders.create("beit", self.size, encoder.patch, **sizes)
@@ -190,10 +192,10 @@ class CIM(Method):
             return out[..., 0]
         return unpatchify(out, self.encoder.grid, self.encoder.patch)
 
-    def target(self, images):
-        """ResPix's: pixels (B, 3, H, W) less their window's mean, over its deviation."""
+    def target(self, images, corrupted):
+        """ResPix's: pixels (B, 3, H, W) less their window's mean, or `residual` less `corrupted`, over its deviation."""
         mean, var = local(images, self.window, self.windows)
-        return (images - mean) / (var + EPS).sqrt()
+        return (images - (corrupted if self.residual else mean)) / (var + EPS).sqrt()
 
     def forward(self, batch, mask, progress):
         """`prediction`: what `enhance` says. Logs stand beside what guessing reaches."""
@@ -209,7 +211,7 @@ class CIM(Method):
         if self.objective == "revdet":
             enhancer, more = detection(prediction, replaced)
         else:
-            target = self.target(batch.images)
+            target = self.target(batch.images, made.images)
             enhancer = self.distance(prediction, target)
             more = {"loss_respix": enhancer.detach(), "respix_zero": self.distance(torch.zeros_like(target), target)}
         logs |= more | token_logs(ids, made.logits, made.targets, self.tokenizer.vocab)
@@ -218,7 +220,7 @@ class CIM(Method):
     def judge(self, images, mask):
         """The generator's loss: the enhancer's runs over all patches alike."""
         logits = self.generator_head(self.guess(images, mask)).float()
-        return Judged(*judge_tokens(logits, self.tokenizer(images, self.encoder.grid)))
+        return judged(logits, self.tokenizer(images, self.encoder.grid))
 
     @torch.no_grad()
     def look(self, images, mask, noise=None):
@@ -228,7 +230,7 @@ class CIM(Method):
         found, replaced = self.enhance(made.images), made.tokens != ids
         if self.objective == "revdet":
             return Looked(made.images, ids, made.tokens, replaced, found.sigmoid(), None)
-        return Looked(made.images, ids, made.tokens, replaced, None, self.put_back(found, images))
+        return Looked(made.images, ids, made.tokens, replaced, None, self.put_back(found, made.images, images))
 
     def reconstruct(self, images, mask):
         """ResPix: its pixels, for one fixed draw of tokens. RevDet predicts none, and the corrupted image is shown."""
@@ -236,15 +238,32 @@ class CIM(Method):
         ids = self.tokenizer(seen, self.encoder.grid)  # a tokenizer may look at neighbours
         made = self.corrupt(images, ids, mask, fixed(mask))
         if self.objective == "respix":
-            return self.put_back(self.enhance(made.images), images)
+            return self.put_back(self.enhance(made.images), made.images, images)
         note = "the corrupted image: decoded tokens, at hidden patches drawn from the generator's guess, elsewhere the true ones"
         return Filled(made.images.clamp(0, 1), note)
 
-    def put_back(self, prediction, images):
-        """ResPix's normalised pixels (B, 3, H, W) with the true statistics of `images`, as `Filled`."""
-        mean, var = local(images, self.window, self.windows)
-        note = "trained on pixels normalised in windows: the true mean and deviation of each are put back, which leaks them"
-        return Filled((prediction * (var + EPS).sqrt() + mean).clamp(0, 1), note)
+    def put_back(self, prediction, corrupted, images):
+        """ResPix's normalised pixels (B, 3, H, W) with the statistics of `corrupted`, and leaking those of `images`."""
+        statistics = (local(x, self.window, self.windows) for x in (corrupted, images))
+        filled, leaking = (
+            (prediction * (var + EPS).sqrt() + (corrupted if self.residual else mean)).clamp(0, 1)
+            for mean, var in statistics
+        )
+        note = (
+            "trained on pixels normalised in windows: mean and deviation are not predicted, but the corrupted image's"
+        )
+        return Filled(filled, note, leaking)
+
+    @property
+    def predicts(self):
+        restored = "pixels normalised in windows" if self.objective == "respix" else "which patches were replaced"
+        return f"{self.vocabulary}, by a generator; from what it draws the encoder predicts {restored}, by one linear layer"
+
+    def further(self, images, mask):
+        """The corrupted image, which tokens were replaced, and what RevDet takes for replaced; one fixed draw."""
+        seen = self.look(images, mask)
+        shown = {"corrupted image": seen.corrupted.clamp(0, 1), "replaced": seen.replaced}
+        return shown if seen.detected is None else shown | {"probability of replaced": seen.detected}
 
 
 def drawn(logits, noise, temperature=1.0):

@@ -12,6 +12,7 @@ Differs from the paper: visible patches keep their raster order (the official co
 does not see the order, so all outputs are equal).
 """
 
+import torch
 from torch import nn
 
 from mimlab.errors import Refused
@@ -51,7 +52,10 @@ class MAE(Method):
         if tokenizer is not None:
             raise Refused("tokenizer: mae predicts pixels and takes none; use tokenizer = none")
         if not encoder.can_drop:
-            raise Refused("mae leaves hidden patches out, which this encoder cannot; use an encoder of the vit family")
+            raise Refused(
+                "mae leaves hidden patches out, which this encoder cannot; use an encoder of the vit family, or a method "
+                "that replaces patches: beit or simmim"
+            )
         if decoder_dim % decoder_heads or decoder_dim % 4:
             raise Refused(
                 f"method_args: decoder_dim = {decoder_dim} must be a multiple of decoder_heads = {decoder_heads} and of 4"
@@ -98,13 +102,38 @@ class MAE(Method):
     def judge(self, images, mask):
         return Judged((self.predict(images, mask) - self.target(images)).square().mean(dim=2))
 
+    @property
+    def predicts(self):
+        what = "pixels normalised by the mean and deviation of each patch (norm_pix)" if self.norm_pix else "pixels"
+        return f"{what}, by a decoder of depth {len(self.decoder.blocks)}"
+
     def reconstruct(self, images, mask):
+        """Predicted pixels. With `norm_pix` mean and deviation of a hidden patch are guessed from the visible ones."""
         patches = self.predict(images, mask)
-        note = "predicted pixels"
-        if self.norm_pix:
-            true = patchify(self.encoder.normalise(images), self.encoder.patch, channels_last=True)
-            mean, var = true.mean(dim=2, keepdim=True), true.var(dim=2, keepdim=True)
-            patches = patches * (var + 1e-6).sqrt() + mean
-            note = "trained on normalised patches: the true mean and deviation of each hidden patch are put back, which leaks them"
+        if not self.norm_pix:
+            return Filled(self.picture(patches), "predicted pixels")
+        pixels = patchify(self.encoder.normalise(images), self.encoder.patch, channels_last=True)
+        true = torch.cat([pixels.mean(dim=2, keepdim=True), (pixels.var(dim=2, keepdim=True) + 1e-6).sqrt()], dim=2)
+        guess = around(true, mask, self.encoder.grid)  # (B, N, 2)
+        filled, leaking = (self.picture(patches * x[..., 1:] + x[..., :1]) for x in (guess, true))
+        note = "trained on normalised patches: mean and deviation of a hidden patch are not predicted, but guessed from the visible ones"
+        return Filled(filled, note, leaking)
+
+    def picture(self, patches):
+        """Images in [0, 1] of normalised pixels (B, N, patch * patch * 3)."""
         filled = unpatchify(patches, self.encoder.grid, self.encoder.patch, channels_last=True)
-        return Filled(self.encoder.normalise.back(filled).clamp(0, 1), note)
+        return self.encoder.normalise.back(filled).clamp(0, 1)
+
+
+def around(values, mask, grid):
+    """`values` (B, N, k) with those of hidden patches replaced by a mean of the visible ones, by distance^-3.
+
+    Inverse distance weighting (Shepard 1968); of the powers 1 to 6 the third came nearest to true means of patches of
+    photographs at 75 % hidden.
+    """
+    ids = torch.arange(grid[0] * grid[1], device=mask.device)
+    row, column = ids // grid[1], ids % grid[1]
+    squared = (row[:, None] - row) ** 2 + (column[:, None] - column) ** 2
+    weights = squared.clamp_min(1).to(values).pow(-1.5) * ~mask[:, None]  # (B, N, N)
+    guess = (weights / weights.sum(dim=2, keepdim=True)) @ values.masked_fill(mask[..., None], 0)
+    return torch.where(mask[..., None], guess, values)

@@ -114,6 +114,10 @@ class SimMIM(Method):
         predicted = self.predict(images, mask).float()
         return Judged(self.distance(predicted, self.target(images), reduction="none").mean(dim=2))
 
+    @property
+    def predicts(self):
+        return "pixels, by one linear layer on the encoder; there is no decoder"
+
     def reconstruct(self, images, mask):
         filled = unpatchify(self.predict(images, mask).float(), self.encoder.grid, self.encoder.patch)
         note = "predicted pixels; what it draws over visible patches was never asked of it"

@@ -28,9 +28,9 @@ from torch.nn.functional import cross_entropy, normalize
 
 from mimlab.distributed import gather, rank, world
 from mimlab.errors import Refused
-from mimlab.layers import Decoder, judge_tokens, token_logs, truncated
+from mimlab.layers import Decoder, token_logs, truncated
 from mimlab.masks import hidden_ids, take
-from mimlab.methods import Filled, Judged, Method, Output
+from mimlab.methods import Filled, Method, Output, judged
 
 PAPER = {  # section 5.1: "follow Bao et al."; no colour jitter
     "mask": "blockwise",
@@ -132,7 +132,8 @@ class SplitMask(Method):
             raise Refused("tokenizer = none: splitmask predicts tokens and needs one")
         if split and not encoder.can_drop:
             raise Refused(
-                "splitmask shows each branch its own patches only, which this encoder cannot; use an encoder of the vit family"
+                "splitmask shows each branch its own patches only, which this encoder cannot; use an encoder of the vit "
+                "family, or a method that replaces patches: beit or simmim"
             )
         self.split, self.inpaint, self.match = split, inpaint, match
         self.temperature, self.match_weight = temperature, match_weight
@@ -243,7 +244,14 @@ class SplitMask(Method):
     def judge(self, images, mask):
         if not self.inpaint:
             return None
-        return Judged(*judge_tokens(self.first(images, mask), self.tokenizer(images, self.encoder.grid)))
+        return judged(self.first(images, mask), self.tokenizer(images, self.encoder.grid))
+
+    @property
+    def predicts(self):
+        if not self.inpaint:
+            return ""
+        by = f"a decoder of depth {len(self.decoder.blocks)}" if self.split else "one linear layer; there is no decoder"
+        return f"{self.vocabulary}, by {by}"
 
     def reconstruct(self, images, mask):
         """What branch A fills in."""
@@ -253,5 +261,5 @@ class SplitMask(Method):
         filled = nn.functional.interpolate(filled, size=images.shape[2:], mode="nearest")
         return Filled(
             filled,
-            "the mean codebook patch under the predicted tokens; what it draws over visible patches was never asked of it",
+            "what the tokenizer draws for the predicted probabilities; what it draws over visible patches was never asked of it",
         )

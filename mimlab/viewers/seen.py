@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from mimlab.errors import Refused
-from mimlab.look import psnr
 from mimlab.masks import pixels
+from mimlab.reconstructions import psnr
 from mimlab.viewers import pictures
 
 TOP = 0.5  # absolute error, of [0, 1], at the upper end of the colour scale
@@ -88,7 +88,9 @@ def see(method, image, mask):
             numbers["token accuracy"] = round(float(judged.right[mask].float().mean()), 4)
     filled = method.reconstruct(images, mask)
     if filled is None:
-        what = f"{type(method).__name__} predicts no picture with this tokenizer; pre-train with kmeans, random_patches or dvae"
+        what = f"{type(method).__name__} hides no patches and reconstructs nothing"
+        if method.masked:
+            what = f"{type(method).__name__} predicts no picture with this tokenizer; pre-train with kmeans, random_patches or dvae"
         return Seen(None, None, None, what, numbers, loss)
     pasted = torch.where(pixels(mask, grid, images.shape[2:]), filled.images, images)
     numbers = {"psnr": psnr(images, filled.images, mask, grid)} | numbers

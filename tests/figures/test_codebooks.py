@@ -3,7 +3,9 @@ import pytest
 import torch
 
 from mimlab.errors import Refused
-from mimlab.figures.codebooks import gallery, roundtrip, usage
+from mimlab.figures.codebooks import galleries, gallery, maps, neighbours, roundtrip, usage
+from mimlab.figures.tokens import token_map
+from mimlab.tokens import Neighbours
 
 
 def greys(*values, size=8):
@@ -69,3 +71,60 @@ def test_roundtrip_columns_have_their_psnr():
     assert len(figure.layout.images) == 6
     with pytest.raises(Refused, match="off"):
         roundtrip(greys(0.2, 0.6), {"off": greys(0.4)})
+
+
+def test_maps_have_a_row_for_each_tokenizer_under_the_images(decode):
+    ids = {"one": torch.tensor([[0, 1, 1, 3, 0, 0], [2, 2, 2, 2, 2, 2]]), "two": torch.tensor([[9, 8, 7, 6, 5, 4]] * 2)}
+    figure = maps(greys(0.2, 0.6, size=6), ids, (2, 3), {"one": 4, "two": 10})
+    assert [round(decode(picture.source).mean()) for picture in figure.layout.images] == [51, 153]
+    assert len(figure.data) == 4 and figure.data[0].y0 < figure.data[2].y0 and figure.data[0].x0 < figure.data[1].x0
+    alone = token_map(ids["one"][1:], (2, 3), 4).data[0]
+    assert np.array_equal(figure.data[1].z, alone.z) and figure.data[1].text == alone.text
+    said = [a.text for a in figure.layout.annotations]
+    assert said[:2] == ["3 of 6", "1 of 6"] and said[-3:] == ["image", "one", "two"]
+    low, high = figure.layout.yaxis.range  # downwards
+    assert low > figure.data[3].y0 + 1 and high < -0.5
+    with pytest.raises(Refused, match="is vocab = 3 right"):
+        maps(greys(0.2, 0.6, size=6), ids, (2, 3), {"one": 3, "two": 10})
+
+
+def test_galleries_show_each_tokenizer_as_gallery_does():
+    counts = {"a": torch.tensor([0, 5, 1, 2, 0]), "b": torch.tensor([1, 1, 8])}
+    ids = {"a": torch.tensor([1, 3, 2]), "b": torch.tensor([2])}
+    pictures = {"a": greys(0.2, 0.4, 0.6), "b": greys(0.8)}
+    figure = galleries(pictures, counts, ids, most=2)
+    first, second = figure.layout.images
+    alone = gallery(pictures["a"][:2], [5, 2], ids["a"][:2]).layout.images[0]
+    assert first.source == alone.source and second.y > first.y + first.sizey
+    assert list(figure.data[0].hovertext) == [
+        "token 1<br>5 times, 71 %<br>rank 1",
+        "token 3<br>2 times, 29 %<br>rank 2",
+    ]
+    assert [a.text for a in figure.layout.annotations] == [
+        "<b>a</b>: the 2 most used tokens are 88% of all patches", "<b>b</b>: the 1 most used tokens are 80% of all patches"
+    ]  # fmt: skip
+    assert second.y < figure.data[1].y[0] < second.y + second.sizey
+
+
+def test_neighbours_are_coloured_by_pmi_with_their_pictures_along_the_axes(decode):
+    counts = torch.tensor([[[4, 0], [1, 2]], [[0, 8], [1, 1]]])
+    expected = torch.tensor([[[2.0, 1.0], [1.0, 2.0]], [[1.0, 2.0], [2.0, 1.0]]])
+    found = Neighbours(torch.tensor([11, 7]), counts, expected)
+    figure = neighbours({"k": found}, {"k": greys(0.2, 0.4, 0.6)})
+    right, below = figure.data
+    assert [list(row) for row in right.z] == [[1, None], [0, 0]] and [list(row) for row in below.z] == [
+        [None, 2],
+        [-1, 0],
+    ]
+    assert figure.layout.coloraxis.cmin == -2 and figure.layout.coloraxis.cmax == 2  # 0 is white
+    assert right.customdata[0, 0].tolist() == [11, 11, 4, 2, 1] and right.customdata[0, 1].tolist()[:4] == [11, 7, 0, 1]
+    assert "at its right" in right.hovertemplate and "below it" in below.hovertemplate
+    pmi, plain = figure.layout.updatemenus[0].buttons
+    assert pmi.args[0]["z"][1] == [[None, 2.0], [-1.0, 0.0]]
+    assert plain.args[0]["z"][0] == [[round(np.log10(4), 2), None], [0.0, round(np.log10(2), 2)]]
+    across, down = (decode(picture.source) for picture in figure.layout.images[:2])
+    assert across.shape[0] * 2 == across.shape[1] == down.shape[0]
+    assert across[2, 2, 0] == down[2, 2, 0] == 51 and across[2, -2, 0] == down[-2, 2, 0] == 102
+    assert len(neighbours({"k": found}).layout.images) == 0
+    with pytest.raises(Refused, match="empty dict"):
+        neighbours({})

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mimlab.errors import Refused
-from mimlab.figures.curves import MOST, curves, grid, keep, overview, smoothed
+from mimlab.figures.curves import MOST, band, curves, grid, guesses, keep, overview, smoothed
 
 
 def rows(count, **more):
@@ -102,3 +102,67 @@ def test_overview_has_what_is_logged_beside_what_guessing_reaches():
     both = [row | {"loss_match": 1.0, "loss_inpaint": 4.0 - row["step"]} for row in rows]
     texts = [a.text for a in overview({"splitmask": both}).layout.annotations]
     assert texts.count("uniform guess (6)") == 1  # beside the inpainting loss, not beside the sum
+
+
+def seed(values, xs=None):
+    return [{"step": x, "loss": y} for x, y in zip(xs or range(len(values)), values, strict=True)]
+
+
+def test_seeds_are_a_mean_with_the_range_as_a_band():
+    figure = curves({"mae (2 seeds)": [seed([4.0, 2.0]), seed([2.0, 1.0])]})
+    *faint, edge, mean = figure.data
+    assert [list(trace.y) for trace in faint] == [[4, 2], [2, 1]] and all(trace.opacity < 0.5 for trace in faint)
+    assert list(mean.y) == [3, 1.5] and mean.customdata.tolist() == [[2, 4], [1, 2]]
+    assert edge.fill == "toself" and list(edge.y) == [4, 2, 1, 2] and list(edge.x) == [0, 1, 1, 0]
+    assert "mean of 2 seeds" in mean.hovertemplate
+
+
+def test_a_band_spans_only_what_all_seeds_have_reached():
+    xs, mean, low, high = band(
+        [(np.array([0.0, 2, 4]), np.array([0.0, 2, 4])), (np.array([1.0, 3]), np.array([1.0, 5]))]
+    )
+    assert xs.tolist() == [1, 2, 3]
+    assert (low.tolist(), mean.tolist(), high.tolist()) == ([1, 2, 3], [1, 2.5, 4], [1, 3, 5])
+    apart = curves({"a": [seed([1.0, 2.0]), seed([3.0, 4.0], [5, 6])]})
+    assert [list(trace.x) for trace in apart.data] == [[0, 1], [5, 6]]  # nothing in common: each by itself
+
+
+def test_a_seed_that_lies_between_its_points_is_interpolated_after_smoothing():
+    long = [[{"step": k, "loss": float(k % 2)} for k in range(first, 100)] for first in (0, 1)]
+    mean = curves({"a": long}, smooth=0.9).data[-1]
+    assert mean.x[0] == 1 and np.std(mean.y[50:]) < 0.1 and abs(np.mean(mean.y[50:]) - 0.5) < 0.02
+
+
+def test_names_with_angle_brackets_stay_text():
+    figure = curves({"a<b>": rows(3), "c & d": rows(3)}, baseline={"<i>": 1.0})
+    assert [trace.name for trace in figure.data] == ["a&lt;b&gt;", "c &amp; d"]
+    assert figure.layout.annotations[0].text == "&lt;i&gt; (1)"
+
+
+def test_reference_lines_belong_to_their_runs():
+    def logged(uniform, **more):
+        return [{"step": k, "loss": 1.0, "loss_uniform": uniform, **more} for k in range(3)]
+
+    assert guesses({"a": logged(6.0), "b": logged(6.05)}, "loss") == [("uniform guess", pytest.approx(6.025), None)]
+    apart = guesses({"a": logged(6.0), "b": logged(4.0), "mae": rows(3)}, "loss")
+    assert apart == [("uniform guess, a", 6.0, 0), ("uniform guess, b", 4.0, 1)]
+    assert guesses({"sum": logged(6.0, loss_inpaint=0.5)}, "loss") == []
+    assert guesses({"sum": logged(6.0, loss_inpaint=0.5)}, "loss_inpaint") == [("uniform guess", 6.0, None)]
+    match = [{"step": 1, "loss_match": 3.0, "match_chance": 1 / 64}]
+    assert guesses({"a": match}, "loss_match") == [("chance", pytest.approx(math.log(64)), None)]
+
+
+def test_many_runs_stay_light():
+    many = {f"run {k}": rows(20_000) for k in range(20)}
+    figure = curves(many, smooth=0.9)
+    assert len(figure.to_json()) < 1_500_000
+    assert (
+        len({(trace.line.color, trace.line.dash) for trace in figure.data if trace.name and trace.opacity is None})
+        == 20
+    )
+
+
+def test_axes_have_units():
+    logged = [{"step": k, "hours": k / 10, "images_per_s": 100.0} for k in range(3)]
+    figure = curves({"a": logged}, "images_per_s", "hours")
+    assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("hours of training", "images/s")

@@ -1,7 +1,7 @@
 import pytest
 
 from mimlab.errors import Refused
-from mimlab.figures.evaluations import bars
+from mimlab.figures.evaluations import bars, beside
 
 
 def test_bars_are_means_and_points_are_seeds():
@@ -24,3 +24,15 @@ def test_missing_results_are_said_and_not_drawn():
 
 def test_other_units_and_single_numbers():
     assert bars({"speed": 812.0}, unit="images/s").layout.annotations[0].text == "812.0 images/s"
+
+
+def test_protocols_have_panels_of_their_own():
+    figure = beside({"knn": {"mae": [40.0, 42.0]}, "finetune": {"mae": [80.0], "dino<": [70.0]}}, chance={"knn": 20.0})
+    heads = [a.text for a in figure.layout.annotations]
+    assert heads[:2] == ["knn", "finetune"] and heads.count("not evaluated") == 1
+    bars = {(trace.xaxis, trace.y[0]): trace.x[0] for trace in figure.data if trace.type == "bar"}
+    assert bars == {("x", "mae"): 41.0, ("x2", "mae"): 80.0, ("x", "dino&lt;"): None, ("x2", "dino&lt;"): 70.0}
+    assert figure.layout.xaxis.title.text == "%; dashed: chance, 20"
+    assert figure.layout.xaxis2.title.text == "%"
+    assert [shape.x0 for shape in figure.layout.shapes] == [20.0]
+    assert "no evaluations yet" in beside({}).layout.annotations[0].text

@@ -135,6 +135,12 @@ def test_the_loss_of_single_patches_and_nothing_at_visible_ones(case):
     assert_close(judged.loss[mask].mean(), output.loss, 1e-5, 0)
     assert_close(judged.right[mask].float().mean(), output.logs["token_accuracy"], 1e-6, 0)
     assert float(judged.loss[~mask].abs().max()) == 0 and not judged.right[~mask].any()
+    assert torch.equal(judged.tokens.rank[mask] == 1, judged.right[mask])
+    assert torch.equal(judged.tokens.likely[..., 0][mask] == judged.tokens.true[mask], judged.right[mask])
+    with torch.no_grad():
+        error = method.further(images, mask)["alignment error"]
+    assert_close(error[mask].mean(), output.logs["loss_align"], 1e-5, 1e-7)
+    assert error[~mask].isnan().all()
 
 
 def test_initial_weights_have_the_official_statistics(case):

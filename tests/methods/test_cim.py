@@ -13,7 +13,7 @@ from mimlab import encoders
 from mimlab.errors import Refused
 from mimlab.masks import cut, pixels
 from mimlab.methods import Batch, Progress
-from mimlab.methods.cim import CIM, LOSSES, drawn, local
+from mimlab.methods.cim import CIM, EPS, LOSSES, drawn, local
 from mimlab.tokenizers.random_patches import Tokenizer
 from mimlab.tokenizers.random_projection import Tokenizer as Projection
 
@@ -87,7 +87,7 @@ def test_targets_are_those_of_plain_loops(case):
         side, windows = re.fullmatch(r"target/[a-z]+(\d+)_?(.*)", name).groups()
         options = {"window": int(side), "windows": windows or "tiles"}
         method = build(tuple(about["grid"]), about["patch"], about["vocabulary"], **options)
-        target = method.target(arrays["images"])
+        target = method.target(arrays["images"], None)
         assert_close(target, arrays[name], 2e-3, 2e-3, name)
         for loss, want in about["respix"][name.removeprefix("target/")].items():
             assert_close(LOSSES[loss](arrays["prediction"], target), want, 1e-5, 0, name)
@@ -170,7 +170,7 @@ def test_logs_name_what_guessing_reaches(batch, mask):
     method = build()
     logs = method(batch, mask, Progress()).logs
     assert_close(logs["loss_uniform"], math.log(16), 1e-6, 0)
-    assert_close(logs["respix_zero"], method.target(batch.images).abs().mean(), 1e-6, 0)
+    assert_close(logs["respix_zero"], method.target(batch.images, None).abs().mean(), 1e-6, 0)
 
 
 def test_judged_is_the_generators_loss(batch, mask):
@@ -181,16 +181,41 @@ def test_judged_is_the_generators_loss(batch, mask):
     assert_close(judged.right[mask].float().mean(), logs["token_accuracy"], 1e-6, 0)
 
 
-def test_only_respix_leaks_and_says_so(batch, mask):
+def test_only_the_leaking_picture_of_respix_knows_what_is_hidden(batch, mask):
     hidden = pixels(mask, (4, 4), (32, 32))
     revdet = build(objective="revdet").eval()
     shown = revdet.reconstruct(batch.images, mask)
     assert torch.equal(shown.images, revdet.reconstruct(batch.images * ~hidden, mask).images)
-    assert "leaks" not in shown.note and "corrupted" in shown.note
+    assert shown.leaking is None and "corrupted" in shown.note
     respix = build().eval()
-    assert "leaks" in respix.reconstruct(batch.images, mask).note
-    true = respix.put_back(respix.target(batch.images), batch.images)
-    assert torch.allclose(true.images, batch.images, atol=1e-5)
+    shown, covered = (respix.reconstruct(images, mask) for images in (batch.images, batch.images * ~hidden))
+    assert torch.equal(shown.images, covered.images) and not torch.equal(shown.leaking, covered.leaking)
+    true = respix.put_back(respix.target(batch.images, None), batch.images * 0.5, batch.images)
+    assert torch.allclose(true.leaking, batch.images, atol=1e-5)
+    assert not torch.allclose(true.images, batch.images, atol=1e-2)
+
+
+def test_residual_respix_predicts_what_the_corrupted_image_lacks(batch):
+    """Its target put back onto the corrupted image gives the original where both have the same deviation."""
+    method = build(residual=True)
+    corrupted = batch.images * 0.5 + 0.1
+    target = method.target(batch.images, corrupted)
+    _, var = local(batch.images, method.window)
+    assert torch.allclose(target, (batch.images - corrupted) / (var + EPS).sqrt())
+    assert torch.equal(method.target(batch.images, batch.images), torch.zeros_like(batch.images))
+    back = method.put_back(target, corrupted, batch.images)
+    assert torch.allclose(back.leaking, batch.images, atol=1e-5)
+    assert not torch.allclose(back.images, batch.images, atol=1e-2)
+
+
+def test_what_only_cim_has_to_show(batch, mask):
+    revdet, respix = (build(objective=objective).eval() for objective in ("revdet", "respix"))
+    shown, seen = revdet.further(batch.images, mask), revdet.look(batch.images, mask)
+    assert list(shown) == ["corrupted image", "replaced", "probability of replaced"]
+    assert torch.equal(shown["replaced"], seen.sampled != seen.ids) and not shown["replaced"][~mask].any()
+    assert torch.equal(shown["probability of replaced"], revdet.enhance(seen.corrupted).sigmoid())
+    assert list(respix.further(batch.images, mask)) == ["corrupted image", "replaced"]
+    assert "which patches were replaced" in revdet.predicts and "windows" in respix.predicts
 
 
 def test_the_tokens_grid_is_resized_to_the_image(batch, mask):

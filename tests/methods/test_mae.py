@@ -1,5 +1,6 @@
 """MAE against the official code's numbers, and against its own words."""
 
+import numpy as np
 import pytest
 import torch
 from oracle_cases import assert_close, cases, load
@@ -7,10 +8,10 @@ from oracle_cases import assert_close, cases, load
 from mimlab import encoders
 from mimlab.checkpoints import mae as official
 from mimlab.errors import Refused
-from mimlab.layers import patchify, unpatchify
-from mimlab.masks import cut, visible_ids
+from mimlab.layers import PIXELS, Normalise, patchify, unpatchify
+from mimlab.masks import cut, pixels, visible_ids
 from mimlab.methods import Batch, Progress
-from mimlab.methods.mae import MAE
+from mimlab.methods.mae import MAE, around
 
 
 def build(config, norm_pix):
@@ -137,14 +138,47 @@ def test_hidden_pixels_cannot_reach_the_prediction():
     assert len(visible_ids(mask, 4)[0]) == 4
 
 
-def test_reconstruction_puts_true_statistics_back_and_says_so():
+def test_only_the_leaking_picture_knows_the_statistics_of_hidden_patches():
     torch.manual_seed(0)
     config = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
     config |= {"decoder_embed_dim": 8, "decoder_depth": 1, "decoder_num_heads": 2}
     images, mask = torch.rand(2, 3, 16, 16), cut(torch.rand(2, 16), 12)
-    leaking, plain = (build(config, norm_pix).reconstruct(images, mask) for norm_pix in (True, False))
-    assert leaking.images.shape == images.shape and "leak" in leaking.note
-    assert "leak" not in plain.note
+    method = build(config, True).eval()
+    method.predict = lambda images, mask: method.target(images)  # one that knows the answer
+    filled = method.reconstruct(images, mask)
+    assert torch.allclose(filled.leaking, images, atol=1e-4)
+    hidden = pixels(mask, (4, 4), (16, 16)).expand_as(images)
+    assert torch.allclose(filled.images[~hidden], images[~hidden], atol=1e-4)
+    assert (filled.images - images)[hidden].abs().mean() > 0.02 and "guessed" in filled.note
+    plain = build(config, False).reconstruct(images, mask)
+    assert plain.leaking is None and "normalised" not in plain.note
+
+
+def test_statistics_are_guessed_from_near_visible_patches():
+    values = torch.tensor([[[1.0], [9.0], [4.0], [9.0]]])
+    guess = around(values, torch.tensor([[False, True, False, True]]), (1, 4))[0, :, 0]
+    assert guess.tolist() == pytest.approx([1.0, 2.5, 4.0, (1 / 27 + 4) / (1 / 27 + 1)])  # by the distance cubed
+
+
+def test_the_picture_is_that_of_the_official_demo(case):
+    """demo/mae_visualize.ipynb, run_one_image and show_image, in NumPy; it normalises before, and we inside."""
+    state, arrays, about = case
+    method = build(about["config"], False)
+    official.load_method(method, state)
+    method.encoder.normalise = Normalise("imagenet")
+    mean, std = (np.array(x) for x in PIXELS["imagenet"])
+    images = torch.rand(images_of(arrays).shape, generator=torch.Generator().manual_seed(0))
+    mask, p = torch.as_tensor(arrays["mask"]).bool(), about["config"]["patch_size"]
+    h, w = images.shape[2] // p, images.shape[3] // p
+    with torch.no_grad():
+        filled = method.reconstruct(images, mask).images
+        y = method.predict(images, mask).double().numpy()
+    y = np.einsum("nhwpqc->nhpwqc", y.reshape(-1, h, w, p, p, 3)).reshape(-1, h * p, w * p, 3)
+    hidden = np.kron(arrays["mask"].reshape(-1, h, w), np.ones((1, p, p)))[..., None]
+    x = (images.permute(0, 2, 3, 1).double().numpy() - mean) / std
+    demo = np.clip(((x * (1 - hidden) + y * hidden) * std + mean) * 255, 0, 255)
+    ours = torch.where(pixels(mask, (h, w), images.shape[2:]), filled, images).permute(0, 2, 3, 1).numpy() * 255
+    assert np.abs(ours - demo).max() < 0.01
 
 
 def test_refuses_what_cannot_work():
@@ -153,5 +187,5 @@ def test_refuses_what_cannot_work():
         MAE(vit, decoder_dim=10, decoder_heads=3)
     with pytest.raises(Refused, match="takes none"):
         MAE(vit, object())
-    with pytest.raises(Refused, match="vit family"):
+    with pytest.raises(Refused, match="vit family, or a method that replaces patches: beit or simmim"):
         MAE(encoders.create("beit", 16, 4, dim=16, depth=1, heads=2))

@@ -8,7 +8,7 @@ import torch
 import mimlab
 from mimlab.find import find, names
 from mimlab.masks import cut
-from mimlab.methods import Batch, Filled, Method, Progress
+from mimlab.methods import Batch, Filled, Method, Progress, judged
 
 SMALL = {"encoder_args": {"dim": 24, "depth": 2, "heads": 3}, "patch_size": 7, "vocab": 16, "epochs": 50}
 
@@ -75,8 +75,6 @@ def test_reconstruction_depends_on_visible_pixels_alone(method, batch, mask):
         return
     assert isinstance(filled, Filled) and filled.images.shape == batch.images.shape and filled.note
     assert float(filled.images.min()) >= 0 and float(filled.images.max()) <= 1
-    if "leaks" in filled.note:  # MAE with normalised pixels puts the true statistics back, and says so
-        return
     pixels = mask.view(4, 1, 4, 4).repeat_interleave(7, 2).repeat_interleave(7, 3)
     assert torch.equal(method.reconstruct(batch.images * ~pixels, mask).images, filled.images)
 
@@ -89,12 +87,37 @@ def test_each_patch_is_judged_as_the_loss_does(method, batch, mask):
         assert judged is None
         return
     assert judged.loss.shape == (4, 16) and torch.isfinite(judged.loss[mask]).all()
+    assert (judged.tokens is None) == (judged.right is None)
     if judged.right is not None:
         assert judged.right.shape == (4, 16) and judged.right.dtype == torch.bool
+        tokens = judged.tokens
+        assert torch.equal(tokens.true, method.tokenizer(batch.images, (4, 4)))
+        assert torch.equal((tokens.rank == 1)[mask], judged.right[mask])
+        assert tokens.likely.shape == tokens.chance.shape == (4, 16, 5)
+        near = (tokens.likely == tokens.true[..., None]).any(dim=2)
+        assert torch.equal((tokens.rank <= 5)[mask], near[mask])
     if not method.couples_images:
         output = method(batch, mask, Progress())
         want = output.logs.get("loss_generator", output.loss)  # of CIM, whose enhancer predicts no hidden patches
         assert torch.allclose(judged.loss[mask].mean(), want, atol=1e-5)
+
+
+def test_a_method_says_in_words_what_it_predicts(method, batch, mask):
+    assert bool(method.predicts) == method.masked
+    if method.masked:
+        what = "pixels" if method.tokenizer is None else "tokens of random_patches (vocabulary 16)"
+        assert method.predicts.startswith(what)
+        other, visible = method.other(mask, batch.noise, 8)
+        assert torch.equal(other, ~mask) and visible == 8
+
+
+def test_tokens_are_ranked_by_their_logits():
+    logits, ids = torch.tensor([[[0.0, 3.0, 1.0, 2.0], [9.0, 0.0, 0.0, 0.0]]]), torch.tensor([[3, 0]])
+    found = judged(logits, ids, most=2)
+    assert found.tokens.rank.tolist() == [[2, 1]] and found.right.tolist() == [[False, True]]
+    assert found.tokens.likely[0, 0].tolist() == [1, 3] and found.tokens.likely[0, 1, 0] == 0
+    assert torch.allclose(found.tokens.chance[0, 0], logits[0, 0].softmax(0)[[1, 3]])
+    assert torch.allclose(found.loss[0], -logits[0].log_softmax(1)[[0, 1], [3, 0]])
 
 
 def test_what_is_deployed_is_the_encoder(method, batch):

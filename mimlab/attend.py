@@ -1,0 +1,177 @@
+"""What notebook 05 shows: the attention of one model, or two, on the same images."""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch.nn.functional import interpolate
+
+from mimlab import attention
+from mimlab.encoders import Encoder
+from mimlab.errors import Refused
+from mimlab.opened import open_model
+
+MEASURED = 32  # images that distance and entropy are means over, however few are shown
+KEPT = 2  # images whose attention stays in memory: of a ViT-B at 480 pixels an image has 0.5 GB
+
+
+@dataclass
+class Looked:
+    """One model on images, (B, 3, H, W) in [0, 1]; what it has no attention for is None, and `said` tells why.
+
+    `layers`: how many; `layer`: the chosen one; `query`: "cls" or (row, column); `maps` (L, B, heads, N): the query's
+    weights on patches; `rolled` fuse -> (B, N), the query's row of the rollout; `distance` and `entropy` (L, heads) in
+    pixels and nats, over `measured` images; `channels` (L, heads, d, d): an XCiT's cross-covariance of the first image.
+    """
+
+    title: str
+    encoder: Encoder
+    images: torch.Tensor
+    grid: tuple
+    layers: int = 0
+    layer: int = 0
+    query: str | tuple = "cls"
+    measured: int = 0
+    maps: torch.Tensor | None = None
+    rolled: dict | None = None
+    distance: torch.Tensor | None = None
+    entropy: torch.Tensor | None = None
+    channels: torch.Tensor | None = None
+    said: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.captured = lru_cache(maxsize=KEPT)(self._captured)
+
+    def _captured(self, k):
+        """Attention (L, heads, Q, T) of image `k`, all layers."""
+        return attention.captured(self.encoder, self.images[k : k + 1])[:, 0]
+
+    def why(self, picture):
+        """One line for a picture that there is not."""
+        return self.said.get(picture, self.said.get("maps", ""))
+
+
+@dataclass
+class Attended:
+    """`first`: a `Looked`; `other`: a second one on the same images, or None; `threshold`: of the mass."""
+
+    first: Looked
+    other: Looked | None
+    threshold: float
+
+    @property
+    def models(self):
+        return [self.first] if self.other is None else [self.first, self.other]
+
+    @property
+    def pair(self):
+        """Title -> (images, maps (B, N), grid) of two models with maps, the mean over the heads; else nothing."""
+        shown = [model for model in self.models if model.maps is not None]
+        pair = {m.title: (m.images, m.maps[m.layer].mean(dim=1), m.grid) for m in shown}
+        return pair if len(pair) == 2 else {}
+
+    @property
+    def alone(self):
+        """Why there is no `pair`, in one line."""
+        if self.other is None:
+            return "one model is shown; set other to a second run or file"
+        return next((model.why("maps") for model in self.models if model.maps is None), "")
+
+    def by_depth(self, name):
+        """Title -> (L, heads) of `distance` or `entropy`, for the models that have it."""
+        found = {model.title: getattr(model, name) for model in self.models}
+        return {title: values for title, values in found.items() if values is not None}
+
+
+def attend(cfg):
+    """`Attended` of an `Attend`; refuses a layer or query that the first model does not have."""
+    cfg = cfg.resolved()
+    opened = _opened(cfg, cfg.run, cfg.step)
+    count = max(cfg.images, MEASURED)
+    images = opened.images(count, cfg.seed, cfg.data, cfg.split, cfg.image_size, **cfg.data_args)[0]
+    first = look(opened.title, opened.encoder, images, cfg.images, cfg.layer, cfg.place_of_query())
+    if first.query != "cls" and first.maps is None and first.layers:
+        raise Refused(first.said["maps"])
+    if cfg.other is None:
+        return Attended(first, None, cfg.threshold)
+    opened = _opened(cfg, cfg.other, None)
+    title = opened.title if opened.title != first.title else f"{opened.title} (other)"
+    size = (cfg.image_size, cfg.image_size) if cfg.image_size else opened.size
+    if size != images.shape[2:]:
+        images = interpolate(images, size=size, mode="bilinear", antialias=True).clamp(0, 1)
+    where = _same_place(cfg.place_of_query(), first.grid, opened.encoder.cells(images))
+    other = look(title, opened.encoder, images, cfg.images, _same_layer(first, opened.encoder), where)
+    return Attended(first, other, cfg.threshold)
+
+
+def _opened(cfg, name, step):
+    """A file's encoder alone: its decoder has no part in this."""
+    if cfg.is_file(name):
+        return open_model(name, cfg.out, step=step, load={"encoder": True} | cfg.load)
+    if cfg.load and not any(cfg.is_file(one) for one in (cfg.run, cfg.other) if one):
+        raise Refused(f"load: {', '.join(cfg.load)} belong to files of weights; {name} has settings of its own")
+    return open_model(name, cfg.out, step=step)
+
+
+def _same_place(query, grid, other):
+    """The patch of another grid at the same place of the image."""
+    if query == "cls":
+        return query
+    return tuple(int((at + 0.5) / cells * others) for at, cells, others in zip(query, grid, other, strict=True))
+
+
+def _same_layer(first, encoder):
+    """The layer at the same share of the depth."""
+    try:
+        layers = attention.depth(encoder)
+    except Refused:
+        return "last"
+    return str(round(first.layer / max(first.layers - 1, 1) * (layers - 1)))
+
+
+@torch.inference_mode()
+def look(title, encoder, images, shown, layer="last", query="cls"):
+    """`Looked` of an encoder in eval mode on the first `shown` of the images, numbers over all of them.
+
+    `layer`: a number from 0 as text, or "last". Refuses a layer that is not there; what a model cannot show is said.
+    """
+    grid = encoder.cells(images)
+    found = Looked(title, encoder, images[:shown], grid, query=query)
+    try:
+        found.layers = attention.depth(encoder)
+    except Refused as reason:
+        found.said["maps"] = str(reason)
+        return found
+    found.layer = found.layers - 1 if layer == "last" else int(layer)
+    if not 0 <= found.layer < found.layers:
+        raise Refused(f"layer = {layer}: {title} has layers 0 to {found.layers - 1}")
+    one = attention.one_query(encoder)
+    try:
+        row = attention.row_of(query, grid, encoder.prefix, 1 if one else None)
+    except Refused as reason:
+        row, found.said["maps"] = None, str(reason)
+    maps, rolled, distances, entropies = [], {fuse: [] for fuse in attention.FUSIONS}, [], []
+    for k in range(len(images)):
+        weights = found.captured(k) if k < shown else attention.captured(encoder, images[k : k + 1])[:, 0]
+        entropies.append(attention.entropy(weights[:, None]))
+        if not one:
+            distances.append(attention.distance(weights[:, None], grid, encoder.patch))
+        if row is None or k >= shown:
+            continue
+        maps.append(weights[:, :, row, encoder.prefix :])
+        for fuse in () if one else rolled:
+            rolled[fuse].append(attention.rollout(weights[:, None], fuse)[0, row, encoder.prefix :])
+    found.measured, found.entropy = len(images), torch.stack(entropies).mean(dim=0)
+    if maps:
+        found.maps = torch.stack(maps, dim=1)
+    if one:
+        found.said["rolled"] = found.said["distance"] = (
+            f"{title}: only CLS looks at patches in its class-attention layers; there is neither rollout nor distance"
+        )
+        found.channels = torch.stack([*encoder.cross_covariance(images[:1], list(range(encoder.depth))).values()])[:, 0]
+    else:
+        found.distance, found.rolled = torch.stack(distances).mean(dim=0), None if row is None else {}
+        for fuse in () if row is None else rolled:
+            found.rolled[fuse] = torch.stack(rolled[fuse])
+        found.said["channels"] = f"{title} attends between patches; cross-covariance is what an XCiT has"
+    return found

@@ -1,0 +1,38 @@
+"""What a study has found."""
+
+from dataclasses import dataclass
+
+from mimlab.errors import Refused
+from mimlab.find import closest
+from mimlab.settings import Settings, place, setting, within
+
+
+@dataclass(frozen=True)
+class Study(Settings):
+    """The results of a study and how they are drawn."""
+
+    study: str = setting("data_size_cpu", "its folder in `studies`: the study's name and scale")
+    evaluation: str | None = setting("finetune", "which of its evaluations is drawn; None: all of them together")
+    quantity: str = setting("top1", "what is drawn: a number of that evaluation")
+    follow: float | None = setting(
+        0.0, "seconds to follow runs that are going on; None: until none is, or the cell is interrupted"
+    )
+    studies: str = setting("studies", "where studies are, under MIMLAB_ROOT if that is set")
+
+    def resolved(self):
+        """Refuses a study that is not there beside others; one alone that was never started is shown as empty."""
+        within("follow", self.follow or 0, 0, 1e7, " seconds")
+        there = sorted(path.parent.name for path in place(self.studies).glob("*/grid.json"))
+        if there and self.study not in there:
+            raise Refused(f"study = {self.study!r}{closest(self.study, there)}; there are: {', '.join(there)}")
+        return self
+
+    def folder(self):
+        return place(self.studies) / self.study
+
+
+@dataclass(frozen=True)
+class Scenes(Study):
+    """The same, of the paper's second question."""
+
+    study: str = setting("scenes_cpu", "its folder in `studies`: the study's name and scale")

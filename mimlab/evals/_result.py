@@ -1,0 +1,69 @@
+"""One number of an evaluation, over seeds and with how sure it is."""
+
+import math
+import statistics
+
+import numpy as np
+
+LEVEL = 0.95
+RESAMPLES = 1000
+
+
+def summary(found):
+    """One result of several seeds' dicts, as evaluations return them.
+
+    `value` (mean of the metric), `values`, `spread` (sample deviation), `interval` [low, high] at 95 % and `interval_over`,
+    "seeds" or "test images". Numbers and lists of numbers are averaged; anything else that differs is a list.
+    """
+    metric = found[0]["metric"]
+    values = [one[metric] for one in found]
+    told = {name: _shared([one[name] for one in found]) for name in found[0] if name != "hits"}
+    interval, over = bounds(values, found[-1]["hits"])
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return told | {
+        "value": statistics.mean(values),
+        metric: statistics.mean(values),
+        "spread": spread,
+        "interval": interval,
+        "interval_over": over,
+        "values": values,
+    }
+
+
+def bounds(values, hits):
+    """([low, high], over what) at 95 %: Student's t over seeds where they differ, else a bootstrap over test images.
+
+    `values` in percent; `hits` (Q,): what each test image adds to the value, in [0, 1]; 1,000 resamples, percentiles.
+    """
+    if len(values) > 1 and max(values) > min(values):
+        from scipy.stats import t
+
+        middle, error = statistics.mean(values), statistics.stdev(values) / math.sqrt(len(values))
+        half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * error
+        return [max(0.0, middle - half), min(100.0, middle + half)], "seeds"
+    hits, random = np.asarray(hits, float), np.random.default_rng(0)
+    means = [100 * hits[random.integers(0, len(hits), len(hits))].mean() for _ in range(RESAMPLES)]
+    low, high = np.percentile(means, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    return [float(low), float(high)], "test images"
+
+
+def _shared(values):
+    first = values[0]
+    if all(value == first for value in values):
+        return first
+    if all(isinstance(value, float) for value in values):
+        return statistics.mean(values)
+    if all(isinstance(value, list) and len(value) == len(first) for value in values):
+        return [_shared(list(one)) for one in zip(*values, strict=True)]
+    return values
+
+
+def ranked(scores, truth):
+    """{"metric", "top1", "top5", "hits"} of class scores (Q, C) and labels (Q,); equal scores go to the lower class.
+
+    `top1`, `top5` in percent; `hits`: bool (Q,), numpy. With fewer than five classes "top5" counts all of them.
+    """
+    first = scores.argsort(dim=1, descending=True, stable=True)[:, :5]  # (Q, 5)
+    hit = (first == truth[:, None]).cpu()
+    top1, top5 = (100 * one.double().mean().item() for one in (hit[:, 0], hit.any(dim=1)))
+    return {"metric": "top1", "top1": top1, "top5": top5, "hits": hit[:, 0].numpy()}

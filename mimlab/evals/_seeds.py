@@ -1,0 +1,33 @@
+"""What an interrupted evaluation has finished, seed by seed: evals/<name>.part beside the result, gone when that is there."""
+
+import json
+
+import numpy as np
+
+from mimlab.data.cache import digest
+from mimlab.run import write
+
+
+class Seeds:
+    """Results by seed and start, kept in `path` while the same evaluation, by its settings `about`, is unfinished."""
+
+    def __init__(self, path, about):
+        self.path, self.key, self.found = path, digest(about), {}
+        try:
+            before = json.loads(path.read_text())
+        except (FileNotFoundError, ValueError):
+            return
+        if before.get("key") == self.key:
+            self.found = before["found"]
+
+    def get(self, seed, start):
+        """The dict that an evaluation returned, or None."""
+        found = self.found.get(f"{seed} {start}")
+        return None if found is None else found | {"hits": np.asarray(found["hits"], float)}
+
+    def put(self, seed, start, found):
+        self.found[f"{seed} {start}"] = found | {"hits": np.asarray(found["hits"], float).round(6).tolist()}
+        write(self.path, json.dumps({"key": self.key, "found": self.found}))
+
+    def done(self):
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,32 @@
+"""Results as the notebook shows them."""
+
+
+def side_by_side(results, name):
+    """(rows of a table, values, chance) of what `evaluate` returned for the evaluation called `name`, or "all".
+
+    A row for each protocol and start; `values`: protocol -> start -> values over seeds, and `chance`: protocol -> percent, as
+    `figures.evaluations.beside` takes them. What was refused is a row with its reason.
+    """
+    every = results if name == "all" else {name: results}
+    rows, values, chance = [], {}, {}
+    for protocol, starts in every.items():
+        if "refused" in starts:
+            rows.append({"evaluation": protocol, "encoder": f"refused: {starts['refused']}"})
+            continue
+        for start, found in starts.items():
+            low, high = found["interval"]
+            told = {
+                "evaluation": protocol,
+                "encoder": start,
+                "metric": found["metric"],
+                "%": found["value"],
+                "95 % interval": f"{low:.1f} to {high:.1f}, over {found['interval_over']}",
+                "chance": found["chance"],
+                "seeds": len(found["values"]),
+                "labels": found["train_images"],
+                "test images": found["test_images"],
+            }
+            rows.append(told)
+            values.setdefault(f"{protocol}: {found['metric']}", {})[start] = found["values"]
+            chance[f"{protocol}: {found['metric']}"] = found["chance"]
+    return rows, values, chance

@@ -1,0 +1,29 @@
+"""Mean intersection over union."""
+
+import torch
+
+
+def confusion(truth, found, classes):
+    """Counts of pixels, int64 (classes, classes), rows the truth: labels (H, W) each; truth outside [0, classes) is left out."""
+    kept = (truth >= 0) & (truth < classes)
+    return torch.bincount(truth[kept] * classes + found[kept], minlength=classes**2).reshape(classes, classes)
+
+
+def score(counts, names):
+    """({"miou", "miou_objects", "pixel_accuracy"} in percent, {name: IoU in percent}) of a confusion matrix; row 0 is background.
+
+    The mean is over the classes that the truth has; "miou" counts background as a class, "miou_objects" leaves it out (None without
+    objects). A class that is absent but predicted lowers the others, as its pixels are missing there.
+    """
+    counts = counts.double()
+    hit, there = counts.diag(), counts.sum(1)
+    each = 100 * hit / (there + counts.sum(0) - hit).clamp_min(1)
+    present = there > 0
+    objects = present.clone()
+    objects[0] = False
+    numbers = {
+        "miou": round(float(each[present].mean()), 3) if present.any() else None,
+        "miou_objects": round(float(each[objects].mean()), 3) if objects.any() else None,
+        "pixel_accuracy": round(float(100 * hit.sum() / counts.sum().clamp_min(1)), 3),
+    }
+    return numbers, {name: float(each[k]) for k, name in enumerate(("background", *names)) if present[k]}

@@ -1,0 +1,72 @@
+"""How long a job will take, from what was measured of others like it; None where nothing like it has run."""
+
+import json
+import statistics
+
+from mimlab.config import Pretrain
+from mimlab.errors import Refused
+from mimlab.settings import place
+from mimlab.study.state import RESULT, last, task_state
+
+ALIKE = ("method", "encoder", "encoder_args", "image_size", "patch_size", "precision", "processes")  # the same images/s
+
+
+class Measured:
+    """What the finished runs in `out` tell: images/s and images of a data set, and seconds of evaluations and notebooks."""
+
+    def __init__(self, out):
+        self.speeds, self.images, self.seconds = {}, {}, {}
+        for path in place(out).glob("*/config.json"):
+            try:
+                about = json.loads(path.read_text())
+                settings, images = about["settings"], about["images"]
+            except (OSError, ValueError, KeyError):
+                continue
+            self.images[_data(settings)] = images / settings["fraction"]
+            speed = (last(path.parent / "metrics.jsonl") or {}).get("images_per_s")
+            if speed:
+                self.speeds.setdefault(_key(settings, ALIKE), []).append(speed)
+            for result in path.parent.glob(f"evals/*/{RESULT}"):
+                self._time(result, (result.parent.name, _key(settings, ALIKE[1:5])))
+        for result in place(out).glob(f"*/{RESULT}"):
+            self._time(result, result.parent.name.rpartition("-")[0])
+
+    def _time(self, result, key):
+        try:
+            self.seconds.setdefault(key, []).append(json.loads(result.read_text())["seconds"])
+        except (OSError, ValueError, KeyError):
+            return
+
+    def task(self, job, task):
+        """Seconds that one task takes from its beginning."""
+        if task.kind == "evaluate":
+            return _median(self.seconds.get((task.name, _key(job.settings, ALIKE[1:5]))))
+        if task.kind == "notebook":
+            return _median(self.seconds.get(job.name.rpartition("-")[0]))
+        speed, cfg = _median(self.speeds.get(_key(job.settings, ALIKE))), Pretrain.read(job.settings)
+        if speed is None:
+            return None
+        images = self.images.get(_data(job.settings))
+        try:
+            steps = int(cfg.updates) if cfg.updates.isdigit() else cfg.steps(int(images * cfg.fraction))[0]
+        except (TypeError, Refused):  # a data set of unknown size
+            return None
+        row = last(task.path / "metrics.jsonl") or {}
+        return max(0, steps - row.get("step", 0)) * cfg.batch_size / speed
+
+    def job(self, job):
+        """(seconds of what is left of it, as far as known; how many of its tasks nothing is known of)."""
+        left = [self.task(job, task) for task in job.tasks if task_state(task) != "done"]
+        return sum(one for one in left if one is not None), left.count(None)
+
+
+def _key(settings, names):
+    return json.dumps([settings.get(name) for name in names], sort_keys=True)
+
+
+def _data(settings):
+    return _key(settings, ("data", "data_args"))
+
+
+def _median(values):
+    return statistics.median(values) if values else None

@@ -1,0 +1,170 @@
+"""Combinations -> jobs. A job is one folder and the tasks to be done in it, in order, each an executed notebook.
+
+A pre-training has the folder of its fingerprint, an evaluation one inside it by a hash of its settings: whatever is
+configured alike is one task, in this study and in every other with the same `out`.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mimlab.config import Evaluate, Pretrain
+from mimlab.errors import Refused
+from mimlab.find import check_options, find
+from mimlab.settings import place
+from mimlab.study import grid
+from mimlab.study.spec import EVALUATE
+
+# A run that takes one step with a learning rate of zero has the encoder that training would begin with.
+UNTRAINED = {
+    "method": "splitmask", "tokenizer": "random_projection", "vocab": 16, "updates": "1", "epochs": 1, "batch_size": 2, "fraction": 1.0,
+    "lr": 0.0, "min_lr": 0.0, "weight_decay": 0.0, "warmup_epochs": 0.0, "knn_every": 0, "film": 0,
+}  # fmt: skip
+KEPT = (
+    "encoder",
+    "encoder_args",
+    "image_size",
+    "patch_size",
+    "cache_size",
+    "data",
+    "data_args",
+    "seed",
+    "device",
+    "out",
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One notebook to execute. `kind`: pretrain, evaluate or notebook; `folder` is under MIMLAB_ROOT, as `out` is."""
+
+    kind: str
+    name: str
+    folder: str
+    notebook: str
+    parameters: dict
+
+    @property
+    def path(self):
+        return place(self.folder)
+
+    @property
+    def output(self):
+        """The executed copy: the notebook's name without its number."""
+        return self.path / f"{re.sub(r'^[0-9]+[_-]*', '', Path(self.notebook).stem)}.ipynb"
+
+
+@dataclass
+class Job:
+    """One folder. `varied`: every combination that it stands for; `settings` of its first task."""
+
+    name: str
+    folder: str
+    settings: dict
+    varied: list = field(default_factory=list)
+    tasks: list = field(default_factory=list)
+
+    @property
+    def path(self):
+        return place(self.folder)
+
+    def dict(self):
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def read(cls, content):
+        return cls(**content | {"tasks": [Task(**task) for task in content["tasks"]]})
+
+
+def plan(spec):
+    """The jobs of a study, alike ones once. Every combination is resolved and checked; Refused says which cannot work."""
+    combined = grid.combinations(spec)
+    if spec.config is Pretrain:
+        evaluations = [evaluation(spec, one) for one in spec.evaluations]
+        combined += untrained(combined) if spec.scratch else []
+    jobs, refused = {}, []
+    for settings, varied in combined:
+        try:
+            job = _pretrain(spec, settings, evaluations) if spec.config is Pretrain else _notebook(spec, settings)
+        except Refused as error:
+            refused.append((varied, error))
+            continue
+        jobs.setdefault(job.folder, job).varied.append(_plain(varied))
+    if refused:
+        varied, error = refused[0]
+        raise Refused(f"{len(refused)} of {len(combined)} combinations cannot work, first {_said(varied)}: {error}")
+    return list(jobs.values())
+
+
+def untrained(combined):
+    """One more combination for each encoder, data and seed: method "none", the encoder as training begins."""
+    found = {}
+    for settings, varied in combined:
+        kept = {name: settings[name] for name in KEPT if name in settings}
+        said = {name: value for name, value in varied.items() if name.partition(".")[0] in KEPT}
+        found.setdefault(json.dumps(kept, sort_keys=True), (kept | UNTRAINED, {"method": "none"} | said))
+    return list(found.values())
+
+
+def evaluation(spec, given):
+    """The settings of one evaluation, checked as far as they can be without a run: {name: value}."""
+    if not isinstance(given, dict):
+        raise Refused(f"evaluations of {spec.name}: {given!r} should be names with values, such as evaluation: knn")
+    for name in ("run", "out"):
+        if name in given:
+            raise Refused(f"evaluations of {spec.name}: {name} is the study's own business")
+    given = {"baseline": False} | given  # `scratch` has the baseline once, as runs of its own
+    cfg = Evaluate.read(given)
+    module = find("evals", cfg.evaluation)
+    check_options("evaluation_args", cfg.evaluation_args, module.evaluate, reserved=("seed", "device"))
+    return given
+
+
+def _pretrain(spec, settings, evaluations):
+    cfg = Pretrain.read(settings).resolved()
+    name = cfg.folder().name
+    folder = os.path.join(cfg.out, name)
+    job = Job(name, folder, cfg.dict())
+    job.tasks.append(Task("pretrain", "pretrain", folder, str(spec.notebook), settings))
+    for given in evaluations:
+        cfg = Evaluate.read(given)
+        kept = {key: value for key, value in cfg.dict().items() if key not in ("run", "out", "device")}
+        inside = f"{cfg.evaluation}-{digest(kept)}"
+        parameters = given | {"run": str(place(folder)), "out": spec.out}
+        notebook = str(spec.notebook.with_name(EVALUATE))
+        job.tasks.append(Task("evaluate", inside, os.path.join(folder, "evals", inside), notebook, parameters))
+    return job
+
+
+def _notebook(spec, settings):
+    """A notebook that is no pre-training: its folder is found by a hash of all its parameters."""
+    from mimlab import notebook
+
+    known = {name: one["default"] for name, one in notebook.parameters(spec.notebook).items()}
+    for name in settings:
+        if name not in known:
+            raise Refused(f"{spec.notebook.name}: no parameter {name!r}; there are: {', '.join(known) or 'none'}")
+    whole = known | settings
+    if spec.config is not None:
+        whole = spec.config.read(whole).dict()
+    name = f"{spec.notebook.stem}-{digest(whole)}"
+    folder = os.path.join(spec.out, name)
+    return Job(name, folder, whole, tasks=[Task("notebook", "notebook", folder, str(spec.notebook), settings)])
+
+
+def digest(content):
+    """Six hex digits of anything that JSON can hold."""
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=3).hexdigest()
+
+
+def _plain(varied):
+    """Values as a table shows them: a preset by its name."""
+    return {name: Path(value).stem if name == "preset" else value for name, value in varied.items()}
+
+
+def _said(varied):
+    return ", ".join(f"{name} = {value}" for name, value in _plain(varied).items()) or "the only one"

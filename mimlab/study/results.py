@@ -1,0 +1,145 @@
+"""The one table of a study: a row a combination and evaluation, made from the run folders each time.
+
+Columns: what the study varies, `run`, `state`, `said` (why it failed), `images`, `steps`, `images_per_s`, `hours` of
+training, `evaluation`, `start` ("scratch" for the encoder without pre-training), `values` (one a seed of the
+evaluation) and every number that the evaluation gives; without evaluations the last loss and k-NN accuracy.
+"""
+
+import csv
+import io
+import json
+
+from mimlab.study.state import FAILED, RESULT, clock, failure, job_state, last, save, task_state
+
+FILE, GRID = "results.csv", "grid.json"
+
+
+def rows(jobs):
+    """The rows of all jobs, in their order."""
+    found = []
+    for job in jobs:
+        state = job_state(job)
+        about = {"run": job.name, "state": state.state, "said": state.said if state.state == "failed" else ""}
+        about |= _training(job) if job.tasks[0].kind == "pretrain" else {}
+        measured = [row for task in job.tasks if task.kind == "evaluate" for row in _evaluation(task)]
+        for varied in job.varied:
+            scratch = {"start": "scratch"} if varied.get("method") == "none" else {}
+            plain = {name: _plain(value) for name, value in varied.items()}
+            found += [plain | about | row | (scratch if row.get("start") else {}) for row in measured or [{}]]
+    return found
+
+
+def _training(job):
+    """What the run logged."""
+    row = last(job.path / "metrics.jsonl") or {}
+    speed = row.get("images_per_s")
+    told = {"images": _images(job), "steps": row.get("step"), "images_per_s": speed}
+    if speed and row.get("step"):
+        told["hours"] = round(row["step"] * job.settings["batch_size"] / speed / 3600, 5)
+    if not any(task.kind == "evaluate" for task in job.tasks):
+        told |= {name: row[name] for name in ("loss", "knn_top1") if name in row}
+    return told
+
+
+def _images(job):
+    try:
+        return json.loads((job.path / "config.json").read_text())["images"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _evaluation(task):
+    """One row for each start of an evaluation; one that says so where there is no result."""
+    about = {"evaluation": task.name}
+    if (task.path / FAILED).is_file():
+        return [about | {"said": f"{task.name}: {failure(task)}"}]
+    if task_state(task) != "done":
+        return [about]
+    content = json.loads((task.path / RESULT).read_text())
+    found = []
+    for start, result in content["results"].items():
+        row = about | {"start": start, "values": ";".join(f"{value:g}" for value in result.get("values", ()))}
+        numbers = {
+            name: value
+            for name, value in result.items()
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
+        }
+        found.append(row | numbers | {"seconds": content.get("seconds")})
+    return found
+
+
+def _plain(value):
+    """A dict or list as JSON, so that a table can hold it."""
+    return json.dumps(value) if isinstance(value, (dict, list)) else value
+
+
+def rebuild(folder, jobs):
+    """Write results.csv of a study's folder and return its rows."""
+    found = rows(jobs)
+    names = list(dict.fromkeys(name for row in found for name in row))
+    text = io.StringIO()
+    table = csv.DictWriter(text, names, lineterminator="\n")
+    table.writeheader()
+    table.writerows(found)
+    save(folder, FILE, text.getvalue())
+    return found
+
+
+def read(folder):
+    """The rows of results.csv with numbers as numbers and None for nothing; [] where there is none yet."""
+    try:
+        with open(folder / FILE, newline="", encoding="utf-8") as file:
+            return [{name: _value(text) for name, text in row.items()} for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        return []
+
+
+def _value(text):
+    if not text:
+        return None
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def keep(folder, spec, jobs):
+    """Write grid.json: the jobs as they were planned last, for whoever looks without planning anew."""
+    content = {"name": spec.name, "scale": spec.scale, "about": spec.about, "jobs": [job.dict() for job in jobs]}
+    save(folder, GRID, json.dumps(content, indent=1))
+
+
+def planned(folder):
+    """(about, jobs) of grid.json; ("", []) where the study was never started."""
+    from mimlab.study.plan import Job
+
+    try:
+        content = json.loads((folder / GRID).read_text())
+    except FileNotFoundError:
+        return "", []
+    return content["about"], [Job.read(job) for job in content["jobs"]]
+
+
+def status(jobs, measured=None):
+    """One row a job for a table: what it varies, its state, and where it is."""
+    found = []
+    for job in jobs:
+        state = job_state(job)
+        row = {name: _plain(value) for name, value in job.varied[0].items()}
+        if len(job.varied) > 1:
+            row["also"] = f"{len(job.varied) - 1} more alike"
+        row |= {"run": job.name, "state": state.state, "tasks": f"{state.done} of {state.of}"}
+        if measured is not None and state.state != "done":
+            seconds, unknown = measured.job(job)
+            known = f"{clock(seconds)}{' and more' if unknown else ''}" if seconds or not unknown else "unknown"
+            row["time"] = known
+        found.append(row | ({"where": state.said} if state.said else {}))
+    return found
+
+
+def counts(jobs):
+    """{state: how many jobs}, those that there are."""
+    states = [job_state(job).state for job in jobs]
+    return {state: states.count(state) for state in dict.fromkeys(states)}

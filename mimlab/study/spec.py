@@ -1,0 +1,195 @@
+"""The YAML file of a study, read and checked."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mimlab.errors import Refused
+from mimlab.find import closest
+from mimlab.settings import place
+
+KEYS = {
+    "name": str, "about": str, "notebook": str, "base": dict, "axes": dict, "zip": list, "exclude": list, "seeds": (list, int), "presets": list,
+    "evaluations": list, "scratch": bool, "slurm": dict, "scale": dict,
+}  # fmt: skip
+SCALED = [name for name in KEYS if name not in ("name", "about", "notebook", "scale")]
+PRETRAIN, EVALUATE = "03_pretrain.ipynb", "06_evaluate.ipynb"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A study as its file says it, at one scale.
+
+    `axes` name -> values, all combined; `zip` groups of such lists, moved together; `exclude` partial settings;
+    `presets` paths of masks saved by the explorer; `evaluations` settings of `Evaluate`; `scratch` also the encoder
+    without pre-training; `config` the settings class of its notebook, or None.
+    """
+
+    name: str
+    about: str
+    notebook: Path
+    config: type | None
+    base: dict
+    axes: dict
+    zip: list
+    exclude: list
+    seeds: list
+    presets: list
+    evaluations: list
+    scratch: bool
+    slurm: dict
+    scale: str | None
+
+    @property
+    def folder(self):
+        """Where grid.json, results.csv and report.html lie: studies/<name>, or studies/<name>_<scale>."""
+        return place("studies") / (f"{self.name}_{self.scale}" if self.scale else self.name)
+
+    @property
+    def out(self):
+        return str(self.base.get("out", "runs"))
+
+
+def read(path, scale=None, given=None):
+    """The `Spec` of a YAML file; `scale` is one of its scales (None: the first), `given` settings over its `base`.
+
+    The path may be an address that fsspec opens. Raises Refused for whatever has no place in it.
+    """
+    content = _yaml(path)
+    for name, value in content.items():
+        _check_key(path, name, value, KEYS)
+    scales = content.pop("scale", {})
+    if scales:
+        scale = scale or next(iter(scales))
+        if scale not in scales:
+            raise Refused(f"scale = {scale!r}{closest(scale, scales)}; {path} has: {', '.join(map(str, scales))}")
+        for name, value in (scales[scale] or {}).items():
+            _check_key(f"{path}, scale {scale}", name, value, SCALED)
+            merged = name in ("base", "slurm")  # the rest stands in place of what the study has
+            content[name] = content.get(name, {}) | value if merged else value
+    elif scale:
+        raise Refused(f"scale = {scale!r}: {path} has no scales")
+    name = content.get("name") or Path(str(path)).stem
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise Refused(f"name = {name!r} of {path}: letters, digits, - and _ only, since it names a folder")
+    spec = Spec(
+        name=name,
+        about=content.get("about", ""),
+        notebook=_notebook(path, content.get("notebook", PRETRAIN)),
+        config=None,
+        base=content.get("base", {}) | dict(given or {}),
+        axes=content.get("axes", {}),
+        zip=content.get("zip", []),
+        exclude=content.get("exclude", []),
+        seeds=_seeds(content.get("seeds", [])),
+        presets=[_beside(path, one) for one in content.get("presets", [])],
+        evaluations=content.get("evaluations", []),
+        scratch=content.get("scratch", False),
+        slurm=content.get("slurm", {}),
+        scale=scale,
+    )
+    spec = Spec(**{**vars(spec), "config": _config(spec.notebook)})
+    _check(path, spec, given or {})
+    return spec
+
+
+def fields(spec):
+    """All names that a combination sets, in order: axes, zipped ones, preset, seed."""
+    names = [*spec.axes, *(name for group in spec.zip for name in group)]
+    return names + (["preset"] if spec.presets else []) + (["seed"] if spec.seeds else [])
+
+
+def _yaml(path):
+    import yaml
+
+    try:
+        if "://" in str(path):
+            import fsspec
+
+            with fsspec.open(str(path), "r", encoding="utf-8") as file:
+                content = yaml.safe_load(file.read())
+        else:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, ImportError) as error:  # ValueError: an address that fsspec does not know
+        beside = sorted(one.name for one in Path(path).parent.glob("*.yaml")) if "://" not in str(path) else []
+        there = f"{closest(Path(path).name, beside)}; there are: {', '.join(beside)}" if beside else ""
+        raise Refused(f"study: '{path}' cannot be read ({getattr(error, 'strerror', None) or error}){there}") from None
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise Refused(f"study: '{path}' is no YAML{line}: {getattr(error, 'problem', error)}") from None
+    if not isinstance(content, dict):
+        raise Refused(f"study: '{path}' should hold names with values; there are: {', '.join(KEYS)}")
+    return content
+
+
+def _check_key(where, name, value, known):
+    if name not in known:
+        raise Refused(f"{where}: no key {name!r}{closest(name, known)}; there are: {', '.join(known)}")
+    if not isinstance(value, KEYS[name]) or (KEYS[name] is not bool and isinstance(value, bool)):
+        kinds = {str: "text", dict: "names with values", list: "a list", bool: "true or false"}
+        raise Refused(f"{where}: {name} = {value!r} should be {kinds.get(KEYS[name], 'a list, or how many')}")
+
+
+def _seeds(seeds):
+    seeds = list(range(seeds)) if isinstance(seeds, int) else seeds
+    if any(not isinstance(seed, int) or isinstance(seed, bool) for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise Refused(f"seeds = {seeds}: whole numbers, each once")
+    return seeds
+
+
+def _beside(path, name):
+    """A path that the study's file names: from that file's folder."""
+    return str(name) if "://" in str(path) or Path(str(name)).is_absolute() else str(Path(path).parent / str(name))
+
+
+def _notebook(path, name):
+    """A notebook by its path, or one of the clone's own notebooks by its name."""
+    import mimlab
+
+    ours = Path(mimlab.__file__).parent.parent / "notebooks"
+    found = [place for place in (Path(_beside(path, name)), Path(name), ours / name) if place.is_file()]
+    if not found:
+        there = sorted(place.name for place in ours.glob("*.ipynb"))
+        raise Refused(f"notebook = {name!r}{closest(name, there)}: no such file; there are: {', '.join(there)}")
+    return found[0].resolve()
+
+
+def _config(notebook):
+    """The settings class that the notebook's metadata names, or None."""
+    from mimlab import config
+
+    try:
+        name = json.loads(notebook.read_text(encoding="utf-8"))["metadata"].get("mimlab", {}).get("config")
+    except (ValueError, KeyError, AttributeError):
+        raise Refused(f"notebook: '{notebook}' is not a Jupyter notebook (.ipynb)") from None
+    return getattr(config, name, None) if name else None
+
+
+def _check(path, spec, given):
+    """Refuse what no combination of the file could mean."""
+    names = fields(spec)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise Refused(f"{path}: {', '.join(twice)} set twice among axes, zip, presets and seeds")
+    for where, group in (("axes", spec.axes), *((f"zip {k}", group) for k, group in enumerate(spec.zip, 1))):
+        if not isinstance(group, dict) or not all(isinstance(values, list) and values for values in group.values()):
+            raise Refused(f"{path}: {where} should be names, each with a list of values")
+        if where != "axes" and len({len(values) for values in group.values()}) != 1:
+            raise Refused(f"{path}: {where} moves {', '.join(group)} together, so their lists must be equally long")
+    for name in given:
+        if name in names:
+            raise Refused(f"parameter {name}: the study varies it; change {path}")
+    for one in spec.exclude:
+        for name in one if isinstance(one, dict) else [one]:
+            if name not in names:
+                raise Refused(
+                    f"{path}: exclude has {name!r}{closest(name, names)}; the study varies: {', '.join(names)}"
+                )
+    if "run" in spec.base:
+        raise Refused(f"{path}: run = {spec.base['run']!r}: a study names the folders of its runs itself")
+    pretrains = spec.config is not None and spec.config.__name__ == "Pretrain"
+    for name in ("evaluations", "scratch", "presets"):
+        if getattr(spec, name) and not pretrains:
+            raise Refused(f"{path}: {name} belong to pre-training, and {spec.notebook.name} does none")

@@ -1,0 +1,181 @@
+"""The loop: it learns, goes on where it stopped, and refuses before it begins."""
+
+import json
+
+import pytest
+import torch
+
+from mimlab.config.detect import Detect
+from mimlab.detection import start, task, training
+from mimlab.detection.training import groups, learning_rate, train
+from mimlab.encoders import create
+from mimlab.errors import Refused
+
+TINY = {
+    "encoder_args": {"dim": 16, "depth": 2, "heads": 2},
+    "data_args": {"size": 64, "train": 5, "test": 2, "classes": "any"},
+    "image_size": 64,
+    "channels": 8,
+    "hidden": 16,
+    "regions": 8,
+    "proposals": 20,
+    "epochs": 2,
+    "batch_size": 2,
+    "log_every": 1,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    cfg = Detect(out=str(tmp_path_factory.mktemp("out")), run="whole", **TINY)
+    rows = []
+    return cfg, train(cfg, report=rows.append), rows
+
+
+def test_a_result(done):
+    cfg, found, rows = done
+    stored = json.loads((cfg.folder() / "evals" / "detect.json").read_text())
+    assert stored == found == training.result(cfg.folder(), "detect") and "COCO" in found["protocol"]
+    assert (found["train_images"], found["test_images"], found["steps"], found["seed"]) == (5, 2, 6, 0)
+    assert found["classes"] == ["emoji"] and found["test_objects"] > 0 and 0 <= found["numbers"]["box_ap50"] <= 100
+    assert found["init"] == "fresh weights" and found["config"]["lr"] == 5e-4
+    losses = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in losses] == [1, 2, 3, 4, 5, 6]
+    for row in losses:
+        assert row["loss"] == pytest.approx(sum(v for name, v in row.items() if name.startswith("loss_")), rel=1e-4)
+    assert rows == [
+        {n: v for n, v in row.items() if n != "seconds"} for row in map(json.loads, cfg.log().read_text().splitlines())
+    ]
+    assert train(cfg) == found  # there already
+
+
+def test_what_is_interrupted_goes_on_to_the_same_weights(done, tmp_path, monkeypatch):
+    cfg = done[0].replace(out=str(tmp_path), run="cut")
+    plain, calls = task.mask_rcnn, []
+
+    def counted(*a, **k):
+        model = plain(*a, **k)
+        model.register_forward_pre_hook(lambda *_: calls.append(1) or (len(calls) == 4 and _interrupt()))
+        return model
+
+    monkeypatch.setattr(task, "mask_rcnn", counted)
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 4 of 6"):
+        train(cfg)
+    monkeypatch.undo()
+    found = train(cfg)
+    assert found["numbers"] == done[1]["numbers"]
+    ours, theirs = (training.opened(one)[0].state_dict() for one in (cfg, done[0]))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert [json.loads(line)["step"] for line in cfg.log().read_text().splitlines()] == [1, 2, 3, 4, 5, 6, 6]
+
+
+def _interrupt():
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_another_configuration_in_the_folder_is_refused(done):
+    with pytest.raises(Refused, match="lr = 0.0005 there, 0.1 now"):
+        train(done[0].replace(lr=0.1))
+
+
+def test_it_learns_one_image(tmp_path):
+    """Held to three pictures the loss falls far: boxes, labels and masks arrive where they should."""
+    pictures = TINY["data_args"] | {"train": 1, "test": 1, "layout": "object"}
+    cfg = Detect(
+        out=str(tmp_path), run="one", **(TINY | {"data_args": pictures, "epochs": 40, "lr": 3e-3, "warmup_steps": 4})
+    )
+    rows = []
+    train(cfg, report=rows.append)
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+def test_the_schedule_is_the_papers():
+    steps = 360
+    rates = [learning_rate(step, steps, 10, 1.0) for step in range(steps)]
+    assert (
+        rates[0] == pytest.approx(0.001)
+        and rates[5] == pytest.approx(0.001 + 0.999 / 2)
+        and rates[10] == rates[269] == 1
+    )
+    assert rates[270] == pytest.approx(0.1) == rates[329] and rates[330] == pytest.approx(0.01) == rates[-1]
+
+
+def test_layer_decay_and_what_is_not_decayed():
+    cfg = Detect(**TINY).resolved()
+    model = task.build(start.encoder(cfg)[0], ["a"], cfg)
+    found = groups(model, 0.05, 0.5)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    where = {names[id(p)]: (g["scale"], g["weight_decay"]) for g in found for p in g["params"]}
+    trunk = "backbone.encoder.trunk."
+    assert where[f"{trunk}patch_embed.proj.weight"] == (0.125, 0.05)
+    assert where[f"{trunk}cls_token"] == (0.125, 0) and where[f"{trunk}blocks.0.norm1.weight"] == (0.25, 0)
+    assert where[f"{trunk}blocks.0.mlp.fc1.weight"] == (0.25, 0.05) and where[f"{trunk}blocks.1.mlp.fc1.weight"] == (
+        0.5,
+        0.05,
+    )
+    assert where["backbone.neck.fpn1.0.weight"] == (1, 0.05) and where["roi_heads.box_head.fc6.bias"] == (1, 0)
+    assert f"{trunk}pos_embed" not in where and f"{trunk}norm.weight" not in where
+    assert sum(len(g["params"]) for g in found) == sum(p.requires_grad for p in model.parameters())
+
+
+def test_starts(tmp_path, monkeypatch):
+    encoder = create("vit", 32, 8, dim=16, depth=2, heads=2)
+    torch.nn.init.normal_(encoder.trunk.cls_token)
+    from safetensors.torch import save_file
+
+    save_file(encoder.trunk.state_dict(), tmp_path / "vit.safetensors")
+    cfg = Detect(init=str(tmp_path / "vit.safetensors"), **TINY).resolved()
+    found, said = start.encoder(cfg)
+    assert (
+        torch.equal(found.trunk.cls_token, encoder.trunk.cls_token)
+        and "replaced by sine-cosine" in said
+        and "vit.safetensors" in said
+    )
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a, **k: None)
+    with pytest.raises(Refused, match="not on this machine and nothing is downloaded"):
+        start.encoder(cfg.replace(init="vit_tiny_patch16_224"))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"task": "detec"}, "did you mean 'detect'"),
+        ({"recipe": "papers"}, "did you mean 'paper'"),
+        ({"data": "coc"}, "did you mean 'coco'"),
+        ({"data_args": {"layouts": "scene"}}, "did you mean 'layout'"),
+        ({"patch_size": 14}, "2, 4, 8 or 16"),
+        ({"epochs": 0}, "epochs = 0"),
+        ({"head": "fcn"}, "there are: uper, linear"),
+        ({"init": "nowhere"}, "is no run folder"),
+        ({"encoder": "resnet18", "encoder_args": {}}, "images of any size"),
+    ],
+)
+def test_refusals_leave_no_folder(given, said, tmp_path):
+    with pytest.raises(Refused, match=said):
+        train(Detect.read({"out": str(tmp_path)} | TINY | given))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_papers_recipe():
+    cfg = Detect(recipe="paper").resolved()
+    assert (cfg.epochs, cfg.lr, cfg.batch_size, cfg.weight_decay, cfg.image_size, cfg.long_side) == (
+        36,
+        1e-4,
+        16,
+        0.05,
+        800,
+        1333,
+    )
+    encoder = create("vit", 64, 16, dim=16, depth=12, heads=2, positions="sincos")
+    model = task.build(encoder, ["a"], cfg)
+    assert (
+        model.transform.min_size == (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+        and model.transform.max_size == 1333
+    )
+    assert model.backbone.layers == (3, 5, 7, 11) and model.roi_heads.box_head.fc6.out_features == 1024
+    assert model.rpn.anchor_generator.sizes == ((32,), (64,), (128,), (256,), (512,))

@@ -1,0 +1,210 @@
+"""Runs side by side, on folders written by hand and on small real runs."""
+
+import fcntl
+import json
+import os
+
+import numpy as np
+import pytest
+
+import mimlab
+from mimlab import compare
+from mimlab.config import Compare
+from mimlab.errors import Refused
+from mimlab.run import Run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """`make(name, rows, evals, **settings)` writes a run folder without training."""
+
+    def make(name, rows=(), evals=None, finished=True, **settings):
+        path = tmp_path / name
+        (path / "evals").mkdir(parents=True)
+        given = {"method": "mae", "data": "emoji", "image_size": 16, "patch_size": 4, "batch_size": 8, "knn_every": 0}
+        cfg = mimlab.Pretrain(out=str(tmp_path), **(given | settings)).resolved()
+        about = {"data_fingerprint": "f", "images": 64, "classes": None, "timm": {}, "versions": {}, "commit": "c"}
+        (path / "config.json").write_text(json.dumps({"settings": cfg.dict()} | about))
+        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for protocol, content in (evals or {}).items():
+            (path / "evals" / f"{protocol}.json").write_text(json.dumps(content))
+        if finished:
+            (path / "encoder.safetensors").touch()
+        return Run(path)
+
+    make.out = str(tmp_path)
+    return make
+
+
+def test_runs_are_named_or_matched(folder):
+    for name in ("mae-a", "mae-b", "dino-a"):
+        folder(name)
+    os.utime(os.path.join(folder.out, "mae-b", "encoder.safetensors"), (2e9, 2e9))
+
+    def names(text):
+        return [run.path.name for run in compare.select(text, folder.out)]
+
+    assert names("*") == ["dino-a", "mae-a", "mae-b"] and names("mae-*") == ["mae-a", "mae-b"]
+    assert names("mae-b, dino-a") == ["mae-b", "dino-a"] and names("newest") == ["mae-b"]
+    assert names("mae-*,mae-a") == ["mae-a", "mae-b"]  # nothing twice
+    assert names(os.path.join(folder.out, "dino-a")) == ["dino-a"]
+    for text, said in (
+        ("mea-a", "no run 'mea-a' .did you mean 'mae-a'"),
+        ("x*", "no run in .* fits"),
+        (" ,", "nothing is named"),
+    ):
+        with pytest.raises(Refused, match=said):
+            names(text)
+
+
+def test_hours_count_training_alone_and_a_gap_in_the_rows_not(folder):
+    logged = [
+        {"step": 0, "tokenizer_used": 5},
+        {"step": 10, "loss": 1.0, "images_per_s": 8.0},  # 80 images at 8 a second
+        {"step": 10, "knn_top1": 1.0},
+        {"step": 30, "loss": 0.5, "images_per_s": 16.0},  # 160 images at 16 a second
+    ]
+    rows = compare.rows(folder("a", logged))
+    assert [row["hours"] * 3600 for row in rows] == pytest.approx([0, 10, 10, 20])
+    assert [row["images"] for row in rows] == [0, 80, 80, 240]
+
+
+def test_seeds_go_together_and_labels_are_short(folder):
+    runs = [
+        folder("a0", seed=0),
+        folder("a1", seed=1),
+        folder("b", mask_ratio=0.9),
+        folder("c", method="dino", mask=None),
+    ]
+    found = compare.groups(runs)
+    assert {label: len(some) for label, some in found.items()} == {
+        "mae, mask_ratio 0.75": 2,
+        "mae, mask_ratio 0.9": 1,
+        "dino, mask_ratio 0.0": 1,
+    }
+    assert list(compare.groups(runs[:2])) == ["mae"]
+    rows = compare.settings(runs[:3])
+    ratio = next(row for row in rows if row["setting"] == "mask_ratio")
+    assert ratio == {"setting": "mask_ratio", "mae, mask_ratio 0.75": "0.75", "mae, mask_ratio 0.9": "0.9"}
+    assert [row["setting"] for row in rows] == ["run", "state", "seed", "mask_ratio"]
+    assert list(compare.metrics(runs[:3])) == ["mae, mask_ratio 0.75 (2 seeds)", "mae, mask_ratio 0.9"]
+
+
+def test_a_name_that_was_given_to_a_run_is_its_label(folder):
+    assert list(compare.groups([folder("x", run="mine"), folder("y", mask_ratio=0.5)])) == [
+        "mine",
+        "mae, mask_ratio 0.5",
+    ]
+
+
+def result(top1, chance=20.0, **config):
+    values = {"after mae": {"values": top1, "chance": chance}, "from scratch": {"values": [30.0], "chance": chance}}
+    return {"results": values, "config": {"fraction": 1.0, "evaluation_args": {}} | config}
+
+
+def test_evaluations_never_share_a_column_with_another_protocol(folder):
+    runs = [
+        folder("a0", evals={"knn": result([40.0])}),
+        folder("a1", evals={"knn": result([44.0]), "finetune": result([80.0, 82.0])}, seed=1),
+        folder("b", evals={"knn": result([50.0], evaluation_args={"k": 5})}, mask_ratio=0.5),
+    ]
+    values, chance = compare.results(runs)
+    assert values["knn: top-1, k default"]["mae, mask_ratio 0.75"] == [40.0, 44.0]  # both seeds
+    assert values["knn: top-1, k 5"] == {"mae, mask_ratio 0.5": [50.0], "mae, mask_ratio 0.5, from scratch": [30.0]}
+    assert values["finetune: top-1"]["mae, mask_ratio 0.75"] == [80.0, 82.0] and set(chance.values()) == {20.0}
+    first, *_ = compare.evaluations(runs)
+    assert first["finetune: top-1 (%)"] == "81.0 ± 1.4 (2)" and first["knn: top-1, k 5 (%)"] == "–"
+    other = folder("c", evals={"finetune": result([9.0], chance=10.0)}, data="fashion_mnist")
+    assert set(compare.results([runs[1], other])[0]) == {
+        "knn: top-1",
+        "finetune: top-1, data emoji",
+        "finetune: top-1, data fashion_mnist",
+    }
+    assert "06" in compare.evaluations([folder("d", seed=7)])[0]["evaluations"]
+
+
+def test_a_protocol_is_what_a_result_says_of_itself(folder):
+    def told(protocol, **more):
+        found = {"metric": "map", "map": 7.0, "values": [7.0], "protocol": protocol} | more
+        return {"results": {"after mae": found, "random features": found}, "config": {"evaluation_args": {"k": 1}}}
+
+    runs = [
+        folder("a", evals={"x": told("retrieval pool=cls")}),
+        folder("b", mask_ratio=0.5, evals={"x": told("retrieval pool=mean")}),
+    ]
+    values, chance = compare.results(runs)
+    assert set(values) == {"retrieval pool=cls: map", "retrieval pool=mean: map"} and chance == {}
+    assert set(values["retrieval pool=cls: map"]) == {"mae, mask_ratio 0.75", "mae, mask_ratio 0.75, random features"}
+
+
+def test_state_and_speed(folder):
+    logged = [{"step": 5, "steps": 9, "loss": 1.0, "images_per_s": 10.0, "memory_mb": 7}]
+    run = folder("a", logged, finished=False)
+    assert compare.state(run) == "stopped at step 5 of 9" and not compare.running(run)
+    with open(run.path / "lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        assert compare.running(run) and compare.state(run) == "training at step 5 of 9"
+    assert not compare.running(run)
+    assert compare.speeds([run]) == [
+        {"run": "mae", "images/s": 10.0, "hours": pytest.approx(4 / 3600), "steps": 5, "memory (MB)": 7}
+    ]
+    assert compare.speeds([folder("b")]) == [{"run": "mae"}]
+
+
+def test_a_running_run_is_followed_until_it_ends(folder, monkeypatch, capsys):
+    run = folder("a", [{"step": 1, "loss": 3.0}], finished=False)
+    cfg = Compare(runs=str(run.path), smoothing=0.0)
+    assert list(compare.frames(cfg)) == []
+    lock = os.open(run.path / "lock", os.O_CREAT | os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    monkeypatch.setattr(compare, "PAUSE", 0.0)
+    frames = compare.frames(cfg)
+    assert list(next(frames).data[0].y) == [3.0]
+    run.append({"step": 2, "loss": 2.0})
+    assert list(next(frames).data[0].y) == [3.0, 2.0]
+    run.append({"step": 3, "loss": 1.0})  # its last row, then it ends
+    os.close(lock)
+    assert [list(figure.data[0].y) for figure in frames] == [[3.0, 2.0, 1.0]]
+
+
+def test_headless_nothing_is_waited_for(folder, monkeypatch, capsys):
+    run = folder("a", [{"step": 1, "loss": 3.0}], finished=False)
+    monkeypatch.setenv("MIMLAB_BATCH", "1")
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda figure, display_id: shown.append(figure))
+    compare.follow(Compare(runs=str(run.path)))
+    assert shown == [] and "no run is training" in capsys.readouterr().out
+    with open(run.path / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        compare.follow(Compare(runs=str(run.path)))
+    assert len(shown) == 1
+
+
+def test_settings_are_refused_before_anything_is_drawn(folder):
+    folder("a", [{"step": 1, "loss": 3.0}])
+    cfg = Compare(out=folder.out)
+    assert cfg.resolved().runs == os.path.join(folder.out, "a") and cfg.folder().name == "compared"
+    for given, said in (
+        ({"x": "hour"}, "x = 'hour' .did you mean 'hours'"),
+        ({"quantity": "los"}, "'los' was logged by none .*did you mean 'loss'"),
+        ({"smoothing": 1.0}, "smoothing = 1.0"),
+        ({"follow": -1.0}, "follow = -1"),
+        ({"images": 0}, "images = 0"),
+        ({"runs": "nowhere"}, "no run 'nowhere'"),
+    ):
+        with pytest.raises(Refused, match=said):
+            cfg.replace(**given).resolved()
+
+
+def test_views_show_what_each_run_sees_whatever_its_size(folder):
+    runs = [folder("a"), folder("b", image_size=24, patch_size=6), folder("c", method="dino", mask=None)]
+    gone = folder("d", seed=3)
+    config = json.loads((gone.path / "config.json").read_text())
+    config["settings"]["mask"] = "rows (function 123456)"
+    (gone.path / "config.json").write_text(json.dumps(config))
+    found = compare.views([*runs, gone], images=2)
+    assert {pictures.shape for pictures in found.values()} == {(2, compare.SIDE, compare.SIDE, 3)}
+    heads = [title.split("<br>")[1] for title in found]
+    assert heads[:3] == ["hides 75%", "hides 75%", "hides 0%"] and "function" in heads[3]
+    grey = [(np.abs(pictures.astype(int) - 128) < 2).all(-1).mean() for pictures in found.values()]
+    assert grey[0] >= 0.74 and grey[2] < 0.5
