@@ -179,6 +179,18 @@ def attention(run):
     return parts
 
 
+def film(run):
+    """How reconstructions, attention and features formed, at some of the steps that were kept."""
+    from mimlab.figures.film import strip
+    from mimlab.film import of
+
+    found = of(run)
+    if not found.steps:
+        return [page.note(found.note)]
+    said = f"The same images at {len(found.steps)} kept steps, or some of them; notebook 04 plays the film."
+    return [page.figure(strip(found), said)]
+
+
 def evaluations(run):
     """Every evaluation of the run, each protocol by itself."""
     from mimlab.figures.evaluations import beside
@@ -196,5 +208,6 @@ SECTIONS = {
     "What it sees and hides": masks,
     "What it fills in": reconstructions,
     "Where it looks": attention,
+    "How it formed": film,
     "Evaluations": evaluations,
 }

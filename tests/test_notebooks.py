@@ -153,6 +153,14 @@ def until(condition, patience=90):
         time.sleep(0.05)
 
 
+def test_tokenizers(tmp_path):
+    given = {"out": str(tmp_path), "image_size": 28, "patch_size": 7, "vocab": 32, "samples": 30, "images": 2}
+    given |= {"tokenizers": "random_projection, kmeans, dvae", "tokenizer_args": {"dvae": {"steps": 2}}}
+    path = mimlab.execute(ROOT / "notebooks" / "02_tokenizers.ipynb", given)
+    assert path == tmp_path / "tokens" / "tokenizers.ipynb"
+    assert sum("application/vnd.plotly.v1+json" in data for data in outputs(path)) == 6
+
+
 def test_masks(tmp_path):
     given = {
         "out": str(tmp_path),
@@ -188,6 +196,7 @@ def _links(html):
         ("03_pretrain", {"epochs": "2.5"}, "not a whole number"),
         ("03_pretrain", {"mask": "blokwise"}, "did you mean 'blockwise'"),
         ("04_reconstructions", {"run": "nowhere"}, "is no run folder"),
+        ("02_tokenizers", {"tokenizers": "kmean"}, "did you mean 'kmeans'"),
         ("05_attention", {"run": "nowhere"}, "is no run folder"),
         ("05_attention", {"query": "middle"}, "neither cls nor a patch"),
         ("06_evaluate", {"run": "nowhere"}, "is no run folder"),

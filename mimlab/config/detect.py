@@ -20,6 +20,7 @@ class Detect(Settings):
         "detect", "detect (Mask R-CNN: boxes and masks of objects), or segment (the class of each pixel)"
     )
     init: str = setting("scratch", "scratch, a run (folder, name in `out`, newest), a file of weights, or a timm name")
+    load: dict = setting({}, 'of a file of weights, what it does not tell, such as {"heads": 3}')
     recipe: str = setting("small", "small (minutes on a CPU), or paper (3x: 36 epochs of COCO)")
     encoder: str = setting("vit", "from scratch: vit, vit_small, xcit, xcit_small, ...; else the init has its own")
     encoder_args: dict = setting({"dim": 128, "depth": 6, "heads": 4}, "dim, depth, heads, ...")

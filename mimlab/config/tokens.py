@@ -91,4 +91,4 @@ class Tokens(Settings):
         return tokenizer
 
     def folder(self):
-        return Path(place(self.out)) / "tokens"
+        return Path(place(self.resolved().out)) / "tokens"

@@ -58,7 +58,7 @@ def _evaluation(task):
     content = json.loads((task.path / RESULT).read_text())
     found = []
     for start, result in content["results"].items():
-        row = about | {"start": start, "values": ";".join(f"{value:g}" for value in result.get("values", ()))}
+        row = about | {"start": start, "values": ";".join(map(repr, result.get("values", ())))}
         numbers = {
             name: value
             for name, value in result.items()

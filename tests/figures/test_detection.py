@@ -78,6 +78,6 @@ def test_curves_and_tables():
     ]
     assert figure.data[0].x[-1] == 1 and len(figure.data[0].x) == 101
     cells = figures.precision_table({"scratch": result}).data[0].cells.values
-    assert cells[1] == ("box", "mask") and cells[-1] == ("–", "12.30")
+    assert list(cells[1]) == ["box", "mask"] and list(cells[-1]) == ["–", "12.30"]
     bars = figures.class_bars({"curves": {"iou": {"a": [30.0], "b": [10.0]}}, "numbers": {"miou": 20.0}})
-    assert bars.data[0].y == ("b", "a") and "20.0 %" in bars.layout.title.text
+    assert list(bars.data[0].y) == ["b", "a"] and "20.0 %" in bars.layout.title.text
