@@ -82,6 +82,51 @@ class Attended:
         found = {model.title: getattr(model, name) for model in self.models}
         return {title: values for title, values in found.items() if values is not None}
 
+    # the arguments of each figure of notebook 05, or `Refused` with the line to show instead
+
+    def gallery(self):
+        one = self.first
+        return {"maps": self._have("maps")[one.layer], "title": f"Attention in layer {one.layer}"} | self._shown(one)
+
+    def masses(self):
+        return {"maps": self._have("maps")[self.first.layer], "threshold": self.threshold} | self._shown(self.first)
+
+    def heads(self):
+        one = self.first
+        return {"image": one.images[0], "maps": self._have("maps")[:, 0], "grid": one.grid, "query": one.query}
+
+    def rollout(self):
+        named = {"title": "Attention rollout", "note": "heads fused by"}
+        return {"maps": self._have("rolled")} | named | self._shown(self.first)
+
+    def distance(self):
+        return self._depth("distance", "Mean attention distance", "pixels")
+
+    def entropy(self):
+        return self._depth("entropy", "Attention entropy", "nats")
+
+    def channels(self):
+        return {"weights": self._have("channels")}
+
+    def beside(self):
+        if not self.pair:
+            raise Refused(self.alone)
+        return {"models": self.pair}
+
+    def _have(self, picture):
+        found = getattr(self.first, picture)
+        if found is None:
+            raise Refused(self.first.why(picture))
+        return found
+
+    def _shown(self, one):
+        return {"images": one.images, "grid": one.grid, "query": one.query}
+
+    def _depth(self, name, title, label):
+        if not self.by_depth(name):
+            raise Refused(self.first.why(name))
+        return {"values": self.by_depth(name), "title": title, "label": label, "measured": self.first.measured}
+
 
 def attend(cfg):
     """`Attended` of an `Attend`; refuses a layer or query that the first model does not have."""

@@ -293,16 +293,17 @@ def follow(cfg):
 
     Where nobody watches (MIMLAB_BATCH=1) nothing is waited for.
     """
-    from IPython.display import display
+    from IPython.display import clear_output, display
 
     if os.environ.get("MIMLAB_BATCH") == "1":
         cfg = cfg.replace(follow=0.0)
-    shown = None
+    shown = False
     with contextlib.suppress(KeyboardInterrupt):
         for figure in frames(cfg):
-            if shown is None:
-                shown = display(figure, display_id=True)
-            else:
-                shown.update(figure)
-    if shown is None:
+            clear_output(
+                wait=True
+            )  # an update by display_id is not drawn: plotly's renderer in JupyterLab leaves it out
+            display(figure)
+            shown = True
+    if not shown:
         print("no run is training now; the curves above are complete")

@@ -129,6 +129,10 @@ class Run:
                 rows.append(json.loads(line))
         return rows
 
+    def last(self):
+        """The last value of each quantity of metrics.jsonl, in order of first appearance."""
+        return {name: value for row in self.metrics() for name, value in row.items()}
+
     def append(self, row):
         with open(self.path / "metrics.jsonl", "a") as handle:
             handle.write(json.dumps(row) + "\n")

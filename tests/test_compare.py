@@ -171,13 +171,13 @@ def test_headless_nothing_is_waited_for(folder, monkeypatch, capsys):
     run = folder("a", [{"step": 1, "loss": 3.0}], finished=False)
     monkeypatch.setenv("MIMLAB_BATCH", "1")
     shown = []
-    monkeypatch.setattr("IPython.display.display", lambda figure, display_id: shown.append(figure))
+    monkeypatch.setattr("IPython.display.display", shown.append)
     compare.follow(Compare(runs=str(run.path)))
     assert shown == [] and "no run is training" in capsys.readouterr().out
     with open(run.path / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         compare.follow(Compare(runs=str(run.path)))
-    assert len(shown) == 1
+    assert [list(figure.data[0].y) for figure in shown] == [[3.0]]
 
 
 def test_settings_are_refused_before_anything_is_drawn(folder):

@@ -57,7 +57,11 @@ def test_cells_hold_no_logic(notebook):
         if {"parameters", "yours"} & set(cell.metadata.get("tags", [])):  # "yours" shows how a user extends it
             continue
         assert len(cell.source.splitlines()) <= 8, cell.source
-        assert not re.search(r"^\s*(def|class|for|while|try|!|%)", cell.source, re.M), cell.source
+        assert not re.search(r"^\s*(def|class|for|while|try|if|!|%)", cell.source, re.M), cell.source
+        choices = [
+            node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, (ast.IfExp, ast.comprehension))
+        ]
+        assert not choices, cell.source
     assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
 
 
@@ -151,6 +155,12 @@ def until(condition, patience=90):
     while not condition():
         assert time.monotonic() < end, "not in time"
         time.sleep(0.05)
+
+
+def test_compare(runs):
+    path = mimlab.execute(ROOT / "notebooks" / "07_compare.ipynb", {"out": str(runs["kmeans"].parent.parent)})
+    assert path.parent.name == "compared" and path.stat().st_size < 3_000_000
+    assert sum("application/vnd.plotly.v1+json" in data for data in outputs(path)) >= 7
 
 
 def test_tokenizers(tmp_path):

@@ -120,3 +120,10 @@ def test_truncated_weights_are_refused(tmp_path):
     (run.path / "method.safetensors").write_bytes(b"\x10\x00")
     with pytest.raises(Refused, match="truncated or no safetensors"):
         run.method()
+
+
+def test_the_last_value_of_each_quantity(tmp_path):
+    run = fake(tmp_path / "a")
+    for row in ({"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "lr": 0.1}, {"step": 2, "knn_top1": 50.0}):
+        run.append(row)
+    assert run.last() == {"step": 2, "loss": 1.0, "lr": 0.1, "knn_top1": 50.0}

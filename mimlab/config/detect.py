@@ -26,7 +26,9 @@ class Detect(Settings):
     encoder_args: dict = setting({"dim": 128, "depth": 6, "heads": 4}, "dim, depth, heads, ...")
     patch_size: int = setting(8, "pixels: 2, 4, 8 or 16")
     data: str = setting("scenes", "a file in mimlab/detection/data: scenes (drawn), coco (a folder or zip)")
-    data_args: dict = setting({}, 'its options, such as {"layout": "object"}, or {"path": "coco.zip"}')
+    data_args: dict = setting(
+        {"classes": "any", "train": 600}, 'its options, such as {"layout": "object"}, or {"path": "coco.zip"}'
+    )
     image_size: int | None = setting(None, "pixels of the shorter side; None: the recipe's, here and below")
     long_side: int | None = setting(None, "pixels that the longer side has at most")
     multi_scale: bool | None = setting(None, "train on shorter sides from 60 % to 100 %")

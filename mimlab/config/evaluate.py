@@ -41,6 +41,8 @@ class Evaluate(Settings):
         check_device(self.device, "no")
         if self.name is not None and (not self.name or set(self.name) & set("/\\") or self.name.startswith(".")):
             raise Refused(f"name = {self.name!r} is no file name, such as knn-k5")
+        if self.name not in (None, self.plain_name()) and self.evaluation == "all":
+            raise Refused(f"name = {self.name!r}: evaluation = 'all' writes a file for each, by its own name")
         cfg = self.replace(name=self.name or self.plain_name())
         for one in cfg.each():
             check_options(

@@ -20,11 +20,13 @@ class Study(Settings):
     studies: str = setting("studies", "where studies are, under MIMLAB_ROOT if that is set")
 
     def resolved(self):
-        """Refuses a study that is not there beside others; one alone that was never started is shown as empty."""
+        """Refuses a name that none of the studies there has; the default one is shown as empty until it is started."""
         within("follow", self.follow or 0, 0, 1e7, " seconds")
         there = sorted(path.parent.name for path in place(self.studies).glob("*/grid.json"))
-        if there and self.study not in there:
-            raise Refused(f"study = {self.study!r}{closest(self.study, there)}; there are: {', '.join(there)}")
+        if self.study not in there and self.study != type(self)().study:
+            raise Refused(
+                f"study = {self.study!r}{closest(self.study, there)}; there are: {', '.join(there) or 'none'}"
+            )
         return self
 
     def folder(self):
@@ -36,3 +38,4 @@ class Scenes(Study):
     """The same, of the paper's second question."""
 
     study: str = setting("scenes_cpu", "its folder in `studies`: the study's name and scale")
+    column: str = setting("data_args.layout", "what is compared: a column of results.csv")

@@ -46,7 +46,7 @@ def _nothing(truth):
     """Statistics and precision where nothing was found: 0 where there was something to find, else -1."""
     areas = [one["area"] for one in truth.anns.values() if not one["iscrowd"]]
     sizes = (
-        0 <= min(areas, default=-1),
+        min(areas, default=-1) >= 0,
         *(any(low <= a < high for a in areas) for low, high in ((0, 32**2), (32**2, 96**2), (96**2, 1e12))),
     )
     all_, small, medium, large = (0.0 if there else -1.0 for there in sizes)

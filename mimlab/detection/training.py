@@ -138,7 +138,12 @@ def _train(cfg, run, report):
     saved = run.checkpoints()
     if saved:
         first = max(saved)
-        accelerator.load_state(str(saved[first]))
+        try:
+            accelerator.load_state(str(saved[first]))
+        except Exception as error:  # safetensors, zip and pickle each have their own
+            raise Refused(
+                f"checkpoint {saved[first]} is damaged ({str(error).splitlines()[0]}); delete that folder to begin anew"
+            ) from None
     run.forget_after(first)
     spent = max((row["seconds"] for row in run.metrics() if "seconds" in row), default=0.0)
     bar = Bar(steps, first, f"{cfg.task} {cfg.init}")
@@ -216,6 +221,7 @@ def _train(cfg, run, report):
         "seed": cfg.seed,
         "train_images": len(pictures),
         "test_images": len(test),
+        "test_images_in_train": test.shared(pictures),
         "test_objects": sum(len(test.item(i).labels) for i in range(len(test))),
         "classes": list(test.classes),
         "steps": steps,

@@ -5,6 +5,7 @@ and the kind, so a probe's hyper-parameters can be swept without another pass. B
 and the file is renamed when complete: neither writing nor reading needs the features in memory at once.
 """
 
+import contextlib
 import json
 import os
 
@@ -94,7 +95,8 @@ def _write(path, parts, rows):
     except OSError as error:
         raise Refused(f"the folder {path.parent}: {error.strerror or error}; set MIMLAB_HOME elsewhere") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # renamed, or never begun
+            aside.unlink()
 
 
 def _header(file, part, rows):

@@ -1,13 +1,13 @@
 """Results as the notebook shows them."""
 
 
-def side_by_side(results, name):
-    """(rows of a table, values, chance) of what `evaluate` returned for the evaluation called `name`, or "all".
+def side_by_side(results, cfg):
+    """(rows of a table, values, chance) of what `evaluate` returned for a resolved `Evaluate`.
 
     A row for each protocol and start; `values`: protocol -> start -> values over seeds, and `chance`: protocol -> percent, as
     `figures.evaluations.beside` takes them. What was refused is a row with its reason.
     """
-    every = results if name == "all" else {name: results}
+    every = results if cfg.evaluation == "all" else {cfg.name: results}
     rows, values, chance = [], {}, {}
     for protocol, starts in every.items():
         if "refused" in starts:

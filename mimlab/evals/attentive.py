@@ -7,7 +7,7 @@ Official code: Atten4Vis/CAE, models/modeling_finetune.py (AttentiveBlock) and t
 
 Differs from the paper: tokens are stored, as float16, so training images are not augmented, unless `augment` stores
 some random crops and flips of each. Batches are smaller, with the learning rate scaled alike; the rate is chosen on held-out
-training labels (see `_probe`). Heads are the encoder's where it has any, else one for 32 channels. The sums are taken in
+training labels (see `_probe`). Heads are the encoder's where it has any, else one for 64 channels. The sums are taken in
 another order: with one query, keys and values need not be computed for every token.
 """
 
@@ -112,9 +112,9 @@ def build(dim, count, classes, device):
 
 
 def heads(encoder):
-    """Attention heads of the probe: the encoder's own, else one for 32 channels."""
+    """Attention heads of the probe: the encoder's own, else one for 64 channels."""
     own = encoder.spec.get("num_heads")
-    return own or next(count for count in range(max(1, encoder.dim // 32), 0, -1) if encoder.dim % count == 0)
+    return own or next(count for count in range(max(1, encoder.dim // 64), 0, -1) if encoder.dim % count == 0)
 
 
 def tokens(encoder, pixels):

@@ -6,21 +6,12 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mimlab.errors import Refused
 from mimlab.figures.pictures import colours as pixels
 from mimlab.figures.pictures import numpy, panels
-from mimlab.figures.style import COLOURS, SCALE, TEMPLATE, empty
+from mimlab.figures.style import COLOURS, SCALE, TEMPLATE
 
 RIGHT, WRONG, PLAIN = (0, 114, 178), (213, 94, 0), (217, 217, 217)  # frames: blue, vermilion, grey
 SYMBOLS = ["circle", "square", "diamond", "cross"]
-
-
-def drawn(figure, arguments):
-    """`figure(**arguments())`, or a figure that says in one line why there is none, where that is `Refused`."""
-    try:
-        return figure(**arguments())
-    except Refused as reason:
-        return empty("<br>".join(textwrap.wrap(str(reason), 90)))
 
 
 def _name(layer):

@@ -40,9 +40,15 @@ def measured(rows, y="top1", evaluation=None):
 
 
 def varied(rows):
-    """Names of what a study varies, the seed left out: the columns before `run`."""
+    """Names of what a study varies: the columns before `run`, without the seed and whatever an earlier one determines."""
     names = list(rows[0]) if rows else []
-    return [name for name in names[: names.index("run")] if name not in ABOUT] if "run" in names else []
+    kept = []
+    for name in names[: names.index("run")] if "run" in names else ():
+        told = [{(row.get(before), row.get(name)) for row in rows} for before in kept]
+        told = any(len(pairs) == len({before for before, _ in pairs}) for pairs in told)
+        if name not in ABOUT and not told:
+            kept.append(name)
+    return kept
 
 
 def values(rows, y="top1"):

@@ -1,6 +1,10 @@
 """How every figure of mimlab looks: one template, one palette, one colour scale."""
 
+import textwrap
+
 import plotly.graph_objects as go
+
+from mimlab.errors import Refused
 
 # Okabe and Ito's palette, safe for the common kinds of colour blindness; yellow left out (unreadable on white)
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -56,3 +60,11 @@ def empty(reason, title=None):
         font={"size": 14},
     )
     return figure
+
+
+def drawn(figure, arguments):
+    """`figure(**arguments())`, or a figure that says in one line why there is none, where that is `Refused`."""
+    try:
+        return figure(**arguments())
+    except Refused as reason:
+        return empty("<br>".join(textwrap.wrap(str(reason), 90)))

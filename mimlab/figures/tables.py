@@ -1,5 +1,6 @@
 """Numbers as a table."""
 
+import html
 import math
 import numbers
 
@@ -28,6 +29,12 @@ def text(value):
     return str(value)
 
 
+def pairs(values, *names, title=None):
+    """A dict as a table: `names` are the title of its keys, and of its values or of each part of them."""
+    rows = [(key, *(value if isinstance(value, tuple) else (value,))) for key, value in values.items()]
+    return table([dict(zip(names, row, strict=True)) for row in rows], title)
+
+
 def table(rows, title=None):
     """A list of dicts as a table; columns in order of first appearance, missing values as a dash.
 
@@ -36,7 +43,8 @@ def table(rows, title=None):
     names = list(dict.fromkeys(name for row in rows for name in row))
     if not names:
         raise Refused("rows: an empty list shows nothing; give one dict a row")
-    columns = [[text(row.get(name)) for row in rows] for name in names]
+    # plotly reads tags in cells
+    columns = [[html.escape(text(row.get(name)), quote=False) for row in rows] for name in names]
     numeric = [all(isinstance(row.get(name), (numbers.Real, type(None))) for row in rows) for name in names]
     align = ["right" if number else "left" for number in numeric]
     widths = [max(len(str(name)), *map(len, column), 5) for name, column in zip(names, columns, strict=True)]
@@ -44,7 +52,7 @@ def table(rows, title=None):
         go.Table(
             columnwidth=widths,
             header={
-                "values": [f"<b>{name}</b>" for name in names],
+                "values": [f"<b>{html.escape(str(name), quote=False)}</b>" for name in names],
                 "align": align,
                 "fill_color": "#e8eef4",
                 "line_color": "white",

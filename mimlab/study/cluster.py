@@ -88,7 +88,7 @@ def executor(folder, given, at_once, cluster="slurm"):
     options = {OPTIONS[name]: value for name, value in given.items()}
     found.update_parameters(name="mimlab", tasks_per_node=1, **options)
     if cluster == "slurm":
-        found.update_parameters(slurm_array_parallelism=at_once)
+        found.update_parameters(slurm_array_parallelism=at_once, slurm_additional_parameters={"requeue": True})
     return found
 
 

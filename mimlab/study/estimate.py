@@ -26,8 +26,8 @@ class Measured:
             speed = (last(path.parent / "metrics.jsonl") or {}).get("images_per_s")
             if speed:
                 self.speeds.setdefault(_key(settings, ALIKE), []).append(speed)
-            for result in path.parent.glob(f"evals/*/{RESULT}"):
-                self._time(result, (result.parent.name, _key(settings, ALIKE[1:5])))
+            for result in path.parent.glob("evals/*.json"):
+                self._time(result, (result.stem, _key(settings, ALIKE[1:5])))
         for result in place(out).glob(f"*/{RESULT}"):
             self._time(result, result.parent.name.rpartition("-")[0])
 

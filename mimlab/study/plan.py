@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mimlab.config import Evaluate, Pretrain
+from mimlab.config.evaluate import FILLED
 from mimlab.errors import Refused
 from mimlab.find import check_options, find
 from mimlab.settings import place
@@ -86,10 +87,12 @@ def plan(spec):
     if spec.config is Pretrain:
         evaluations = [evaluation(spec, one) for one in spec.evaluations]
         combined += untrained(combined) if spec.scratch else []
-    jobs, refused = {}, []
+    jobs, refused, known = {}, [], {}
     for settings, varied in combined:
         try:
-            job = _pretrain(spec, settings, evaluations) if spec.config is Pretrain else _notebook(spec, settings)
+            job = (
+                _pretrain(spec, settings, evaluations, known) if spec.config is Pretrain else _notebook(spec, settings)
+            )
         except Refused as error:
             refused.append((varied, error))
             continue
@@ -114,27 +117,32 @@ def evaluation(spec, given):
     """The settings of one evaluation, checked as far as they can be without a run: {name: value}."""
     if not isinstance(given, dict):
         raise Refused(f"evaluations of {spec.name}: {given!r} should be names with values, such as evaluation: knn")
-    for name in ("run", "out"):
+    for name in ("run", "out", "name"):
         if name in given:
             raise Refused(f"evaluations of {spec.name}: {name} is the study's own business")
     given = {"baseline": False} | given  # `scratch` has the baseline once, as runs of its own
     cfg = Evaluate.read(given)
+    if cfg.evaluation == "all":
+        raise Refused(f"evaluations of {spec.name}: name each one, since 'all' has no single result")
     module = find("evals", cfg.evaluation)
-    check_options("evaluation_args", cfg.evaluation_args, module.evaluate, reserved=("seed", "device"))
+    check_options("evaluation_args", cfg.evaluation_args, module.evaluate, reserved=FILLED)
     return given
 
 
-def _pretrain(spec, settings, evaluations):
-    cfg = Pretrain.read(settings).resolved()
+def _pretrain(spec, settings, evaluations, known):
+    key = json.dumps({name: value for name, value in settings.items() if name != "seed"}, sort_keys=True)
+    if key not in known:  # a seed changes nothing that is checked
+        known[key] = Pretrain.read(settings).resolved()
+    cfg = known[key].replace(seed=Pretrain.read(settings).seed)
     name = cfg.folder().name
     folder = os.path.join(cfg.out, name)
     job = Job(name, folder, cfg.dict())
     job.tasks.append(Task("pretrain", "pretrain", folder, str(spec.notebook), settings))
     for given in evaluations:
         cfg = Evaluate.read(given)
-        kept = {key: value for key, value in cfg.dict().items() if key not in ("run", "out", "device")}
-        inside = f"{cfg.evaluation}-{digest(kept)}"
-        parameters = given | {"run": str(place(folder)), "out": spec.out}
+        kept = {key: value for key, value in cfg.dict().items() if key not in ("run", "out", "device", "name")}
+        inside = f"{cfg.plain_name()}-{digest(kept)}"
+        parameters = given | {"run": str(place(folder)), "out": spec.out, "name": inside}
         notebook = str(spec.notebook.with_name(EVALUATE))
         job.tasks.append(Task("evaluate", inside, os.path.join(folder, "evals", inside), notebook, parameters))
     return job

@@ -9,7 +9,7 @@ import csv
 import io
 import json
 
-from mimlab.study.state import FAILED, RESULT, clock, failure, job_state, last, save, task_state
+from mimlab.study.state import FAILED, clock, failure, job_state, last, mark, save, task_state
 
 FILE, GRID = "results.csv", "grid.json"
 
@@ -55,7 +55,7 @@ def _evaluation(task):
         return [about | {"said": f"{task.name}: {failure(task)}"}]
     if task_state(task) != "done":
         return [about]
-    content = json.loads((task.path / RESULT).read_text())
+    content = json.loads(mark(task).read_text())
     found = []
     for start, result in content["results"].items():
         row = about | {"start": start, "values": ";".join(map(repr, result.get("values", ())))}

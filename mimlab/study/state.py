@@ -65,11 +65,17 @@ def task_state(task):
     if (task.path / FAILED).is_file():
         return "failed"
     cut = task.output.with_name(f"{task.output.stem}.running.ipynb").exists()
-    marks = {"pretrain": "encoder.safetensors", "evaluate": RESULT, "notebook": RESULT}
-    if (task.path / marks[task.kind]).is_file() and not cut:
+    if mark(task).is_file() and not cut:
         return "done"
     begun = cut or (task.kind == "pretrain" and (task.path / "config.json").is_file())
     return "stopped" if begun else "queued"
+
+
+def mark(task):
+    """The file that is there once the task is done: weights, evals/<name>.json of the run, or result.json."""
+    if task.kind == "evaluate":
+        return task.path.with_name(f"{task.name}.json")
+    return task.path / ("encoder.safetensors" if task.kind == "pretrain" else RESULT)
 
 
 def todo(job, retry=False):
@@ -125,7 +131,7 @@ def progress(task):
 def log_of(task):
     """The file that grows while the task runs."""
     if task.kind == "evaluate":
-        return task.path.parent / f"{task.parameters.get('evaluation', 'finetune')}.jsonl"
+        return task.path.with_name(f"{task.name}.jsonl")
     return task.path / "metrics.jsonl"
 
 

@@ -75,10 +75,7 @@ def _execute(task, began):
         if type(error.__context__).__name__ == "DeadKernelError":  # nbclient's; `execute` says it in a sentence
             raise Killed(str(error)) from None
         raise
-    if task.kind == "evaluate":  # evals/<name>.json is the latest of that name; this one stays
-        name = task.parameters.get("evaluation", "finetune")
-        write(task.path / RESULT, (task.path.parent / f"{name}.json").read_text())
-    elif task.kind == "notebook":
+    if task.kind == "notebook":
         seconds = round(time.perf_counter() - began, 1)
         write(task.path / RESULT, json.dumps({"parameters": task.parameters, "seconds": seconds}, indent=1))
 
@@ -125,6 +122,8 @@ def main(arguments):
     asked, codes, told = threading.Event(), [], set()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked.set())
+    if hasattr(signal, "SIGUSR2"):  # SLURM sends it to all processes of a job; submitit's hears it, and asks us by SIGTERM
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # kernels inherit that
 
     def run():
         try:

@@ -141,7 +141,8 @@ def test_a_second_notebook_follows_a_run_that_trains(run, server, chromium, shot
     nbformat.write(node, server.folder / "follow.ipynb")
     page = chromium.new_page(viewport={"width": 1100, "height": 1400})
     last = """() => { const cells = [...document.querySelectorAll(".jp-CodeCell")].filter((c) => c.innerText.includes("compare.follow"));
-      return cells.map((c) => c.querySelector(".js-plotly-plot")?._fullData?.at(-1).y.length ?? 0).at(-1) ?? 0; }"""
+      const plots = [...(cells.at(-1)?.querySelectorAll(".js-plotly-plot") ?? [])];
+      return plots.length === 1 ? plots[0]._fullData?.at(-1).y.length : -plots.length; }"""
     lock = os.open(begun / "lock", os.O_CREAT | os.O_RDWR)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import zipfile
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from mimlab.detection import data
-from mimlab.detection.data import coco
+from mimlab.detection.data import coco, scenes
 from mimlab.errors import Refused
 
 SQUARE = [[2.0, 3.0, 8.0, 3.0, 8.0, 7.0, 2.0, 7.0]]  # x, y
@@ -77,6 +78,7 @@ def pack(tmp_path):
 
 def test_a_zip(pack):
     train, test = (data.open("coco", split, {"path": pack(table())}) for split in ("train", "test"))
+    assert test.shared(train) == 1  # all files have the same bytes here
     assert train.classes == test.classes == ["cat", "dog"] and (len(train), len(test)) == (2, 1)
     picture = train.item(0)
     assert picture.labels.tolist() == [2, 1] and picture.boxes.tolist() == [[2, 3, 8, 7], [0, 0, 1, 10]]
@@ -120,7 +122,11 @@ def test_a_folder_as_coco_lays_it_out(tmp_path):
     (tmp_path / "annotations" / "captions_val2017.json").write_text("{}")
     train = coco.open("train", path=tmp_path, images="train2017")
     assert len(train) == 2 and train.item(0).labels.tolist() == [2, 1]
-    assert len(coco.open("test", path=tmp_path, images="val2017")) == 1
+    (tmp_path / "val2017" / "9.png").write_bytes(png() + b"other")
+    test = coco.open("test", path=tmp_path, images="val2017")
+    assert len(test) == 1 and test.shared(train) == 0
+    (tmp_path / "val2017" / "9.png").write_bytes(png())
+    assert test.shared(train) == 1
     with pytest.raises(Refused, match=r"no file '7.png'.*option images"):
         coco.open("train", path=tmp_path)
 
@@ -131,8 +137,14 @@ def test_refusals(pack, tmp_path):
     unmarked = table()
     for one in unmarked["images"]:
         del one["split"]
+    twice = table()
+    twice["images"].append(twice["images"][0] | {"id": 10, "split": "val"})
+    strange = table()
+    strange["annotations"][0]["category_id"] = 5
     for content, said in (
         (broken, "points outside"),
+        (twice, "1 images are in both splits, such as '7.png'"),
+        (strange, r"categories \[5\], which it does not name"),
         (unmarked, "marks no image as train or test"),
         ("{", "not COCO's format"),
         ({"images": []}, "not COCO's format"),
@@ -150,3 +162,20 @@ def test_refusals(pack, tmp_path):
         coco.open("train", path=tmp_path / "nowhere")
     with pytest.raises(Refused, match="needs the option 'path'"):
         data.open("coco", "train", {})
+
+
+@pytest.mark.packs
+def test_the_packs():
+    for name, counts, classes, shared in (
+        ("coco-ccby-157-320", (82, 75), 67, 2),  # 397133 and 6818 are in both splits
+        ("coco-mini-553-320", (292, 261), 80, 3),  # and 184321
+    ):
+        path = os.path.join(os.environ["MIMLAB_DATA_DIR"], f"{name}.zip")
+        train, test = (data.open("coco", split, {"path": path}) for split in ("train", "test"))
+        assert (len(train), len(test)) == counts and len(train.classes) == classes and test.shared(train) == shared
+        close = []
+        for index in range(0, len(test), 5):
+            picture = test.item(index)
+            for box, mask in zip(picture.boxes, picture.masks, strict=True):
+                close.append((torch.tensor(scenes.box(mask.numpy().astype(bool))) - box).abs().max() <= 2)
+        assert len(close) > 80 and sum(close) > 0.95 * len(close)  # masks fill their boxes

@@ -28,7 +28,12 @@ TINY = {
 
 def figures(path):
     cells = nbformat.read(path, as_version=4).cells
-    return [out for cell in cells for out in cell.get("outputs", []) if "application/vnd.plotly.v1+json" in out.get("data", {})]
+    return [
+        out
+        for cell in cells
+        for out in cell.get("outputs", [])
+        if "application/vnd.plotly.v1+json" in out.get("data", {})
+    ]
 
 
 def test_detection_and_segmentation(tmp_path):

@@ -25,7 +25,7 @@ def test_boxes_are_those_of_the_visible_pixels(train):
             rows, columns = np.nonzero(mask.numpy())
             assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             assert float(area) == len(rows) >= scenes.PIXELS
-        assert 1 <= int(picture.labels.min()) and int(picture.labels.max()) <= 5
+        assert int(picture.labels.min()) >= 1 and int(picture.labels.max()) <= 5
         counts.append(len(picture.labels))
     assert max(counts) > 3 and min(counts) >= 1
 

@@ -86,7 +86,11 @@ def test_it_learns_one_image(tmp_path):
     """Boxes, labels and masks arrive where they should: the picture that it trains on is found."""
     pictures = {"size": 64, "train": 1, "test": 1, "classes": "any", "layout": "object"}
     bigger = {"encoder_args": {"dim": 32, "depth": 2, "heads": 2}, "channels": 16, "hidden": 32, "regions": 16}
-    cfg = Detect(out=str(tmp_path), run="one", **(TINY | bigger | {"data_args": pictures, "epochs": 80, "lr": 3e-3, "log_every": 80}))
+    cfg = Detect(
+        out=str(tmp_path),
+        run="one",
+        **(TINY | bigger | {"data_args": pictures, "epochs": 80, "lr": 3e-3, "log_every": 80}),
+    )
     train(cfg)
     model, _ = training.opened(cfg)
     picture = data.open("scenes", "train", pictures).item(0)

@@ -2,12 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 import mimlab
 from mimlab import data
+from mimlab.data.cache import Stored
 from mimlab.errors import Refused
+from mimlab.evals import side_by_side
 from mimlab.find import find, names, options
 
 TINY = {
@@ -21,7 +24,14 @@ TINY = {
     "knn_every": 0,
     "device": "cpu",
 }
-QUICK = {"knn": {"k": 5}, "finetune": {"epochs": 1, "batch": 16}}
+QUICK = {
+    "attentive": {"epochs": 1, "lr": 0.1},
+    "fewshot": {"draws": 1},
+    "finetune": {"epochs": 1, "batch": 16},
+    "knn": {"k": 5},
+    "linear": {"epochs": 1, "lr": 0.1},
+    "retrieval": {},
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,27 +45,115 @@ def test_an_evaluation(name, run):
     encoder, train, test = run.encoder(), run.data("train"), run.data("test")
     before = {n: v.clone() for n, v in encoder.state_dict().items()}
     found = module.evaluate(encoder, train, test, **QUICK[name])
-    assert 0 <= found["top1"] <= found["top5"] <= 100 and found["chance"] == pytest.approx(10)
+    hits = found.pop("hits")
+    assert hits.shape == (len(test),) and hits.min() >= 0 and hits.max() <= 1
+    assert found[found["metric"]] == pytest.approx(100 * hits.mean()) and found["chance"] == pytest.approx(10)
     assert (found["train_images"], found["test_images"]) == (len(train), len(test))
+    assert found["protocol"].startswith(name) and isinstance(found["frozen"], bool)
     assert all(torch.equal(v, before[n]) for n, v in encoder.state_dict().items())
     json.dumps(found)
-    assert "device" in options(module.evaluate)
+    assert "device" in options(module.evaluate) and ("cache" in options(module.evaluate)) == found["frozen"]
 
 
-@pytest.mark.parametrize("name", names("evals"))
+@pytest.mark.parametrize("name", ["knn", "finetune"])
 def test_evaluate_compares_with_a_fresh_encoder_over_seeds(name, run):
     cfg = mimlab.Evaluate(run=str(run.path), evaluation=name, evaluation_args=QUICK[name], seeds=2)
     rows = []
     results = mimlab.evaluate(cfg, report=rows.append)
-    assert set(results) == {"after mae", "from scratch"}
+    assert set(results) == {"after mae", "from scratch" if name == "finetune" else "random features"}
     for found in results.values():
         assert len(found["values"]) == 2
-        assert found["top1"] == pytest.approx(sum(found["values"]) / 2)
+        assert found["value"] == found["top1"] == pytest.approx(sum(found["values"]) / 2)
+        assert found["interval"][0] <= found["value"] <= found["interval"][1] and found["duplicates"] == 0
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert run.evaluations()[name]["results"] == results
+    written = run.evaluations()[name]
+    assert written["results"] == results and written["seeds"] == [0, 1] and written["split"] == "test"
+    assert written["protocol"] == results["after mae"]["protocol"]
+    assert written["protocol"].endswith("fashion_mnist, 190 labels, 2000 test images")
     assert [json.loads(line) for line in cfg.log().read_text().splitlines()] == rows
     again = mimlab.evaluate(cfg)
     assert again == results  # the same seeds give the same numbers
+    assert not list(run.path.glob("evals/*.part"))
+
+
+def test_protocols_do_not_overwrite_each_other(run):
+    one = {"run": str(run.path), "seeds": 1, "baseline": False}
+    for args in ({}, {"protocol": "mae"}, {"protocol": "beit"}):
+        mimlab.evaluate(mimlab.Evaluate(evaluation="linear", evaluation_args=QUICK["linear"] | args, **one))
+    mimlab.evaluate(mimlab.Evaluate(evaluation="knn", evaluation_args={"k": 3}, name="knn-k3", **one))
+    mimlab.evaluate(mimlab.Evaluate(evaluation="knn", evaluation_args={"k": 5}, validation=0.2, **one))
+    found = run.evaluations()
+    names = ["linear", "linear-mae", "linear-beit", "knn-k3", "knn-validation"]
+    assert len({found[name]["protocol"] for name in names}) == 5
+    assert found["knn-k3"]["results"]["after mae"]["k"] == 3
+    held = found["knn-validation"]
+    assert held["split"] == "validation" and held["train_images"] + held["test_images"] == 190
+
+
+def test_an_interrupted_evaluation_goes_on_and_another_begins_anew(run, monkeypatch):
+    cfg = mimlab.Evaluate(run=str(run.path), evaluation="knn", evaluation_args={"k": 4}, seeds=2)
+    knn, calls = find("evals", "knn"), []
+    plain = knn.evaluate
+
+    def failing(encoder, train, test, *, k=20, cache=None, pool="mean", seed=0, device=None):
+        calls.append(seed)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return plain(encoder, train, test, k=k, cache=cache, pool=pool)
+
+    monkeypatch.setattr(knn, "evaluate", failing)
+    with pytest.raises(KeyboardInterrupt):
+        mimlab.evaluate(cfg)
+    assert (run.path / "evals" / "knn.part").exists() and len(cfg.log().read_text().splitlines()) == 3
+    results, rows = mimlab.evaluate(cfg, report=(rows := []).append), rows
+    assert len(calls) == 5 and [row["step"] for row in rows] == [1, 2, 3, 4]  # only what was missing
+    assert len(cfg.log().read_text().splitlines()) == 4 and not (run.path / "evals" / "knn.part").exists()
+    monkeypatch.setattr(knn, "evaluate", plain)
+    assert mimlab.evaluate(cfg) == results
+    monkeypatch.setattr(knn, "evaluate", failing)
+    calls[:] = [0, 0]
+    with pytest.raises(KeyboardInterrupt):
+        mimlab.evaluate(cfg)
+    assert len(calls) == 4
+    mimlab.evaluate(cfg.replace(evaluation_args={"k": 3}))  # other settings: nothing is taken over
+    assert len(calls) == 8
+
+
+def test_a_sweep_of_a_probe_encodes_once(run, monkeypatch):
+    cfg = mimlab.Evaluate(run=str(run.path), evaluation="knn", evaluation_args={"k": 2}, seeds=1)
+    mimlab.evaluate(cfg)
+    from mimlab.encoders import Encoder
+
+    monkeypatch.setattr(Encoder, "features", lambda *a: pytest.fail("encoded again"))
+    mimlab.evaluate(cfg.replace(evaluation_args={"k": 7}))
+
+
+def test_all_of_them_in_one_table(run):
+    quick = QUICK | {"attentive": {"epochs": 1, "lr": 0.1, "batch": 5000}}
+    cfg = mimlab.Evaluate(run=str(run.path), evaluation="all", evaluation_args=quick, seeds=1).resolved()
+    results = mimlab.evaluate(cfg)
+    assert set(results) >= {"knn", "linear", "linear-mae", "linear-beit", "fewshot-1pct", "retrieval", "finetune"}
+    assert "batch = 5000" in results["attentive"]["refused"]
+    rows, values, chance = side_by_side(results, cfg)
+    assert len(rows) == 2 * len(results) - 1 and set(values) == set(chance) and len(values) == len(results) - 1
+    assert set(values["linear-mae: top1"]) == {"after mae", "random features"} and "retrieval: map" in values
+    one = cfg.replace(evaluation="knn", name="knn")
+    assert side_by_side(results["knn"], one)[1] == {"knn: top1": values["knn: top1"]}
+
+
+def test_images_on_both_sides_are_counted_or_refused(run, monkeypatch, capsys):
+    cfg = mimlab.Evaluate(run=str(run.path), evaluation="knn", evaluation_args={"k": 5}, seeds=1, baseline=False)
+    train, test = run.data("train"), run.data("test")
+    mixed = np.concatenate([test.get(range(30)).numpy(), train.get(range(10)).numpy()])
+    labels = np.concatenate([test.labels[:30], train.labels[:10]])
+    stored = Stored(mixed, labels, train.classes, [])
+    both = data.Images("mixed", "test", 28, stored, np.arange(40), "mixed")
+    monkeypatch.setattr(type(run), "data", lambda self, split: both)
+    assert mimlab.evaluate(cfg)["after mae"]["duplicates"] == 10
+    assert "10 of 40 test images are also training images" in capsys.readouterr().err
+    monkeypatch.setattr(type(run), "data", lambda self, split: train)
+    with pytest.raises(Refused, match="all 190 images of train are also training images"):
+        mimlab.evaluate(cfg)
 
 
 def test_the_baseline_shares_labels_with_the_run(run, monkeypatch):
@@ -78,6 +176,16 @@ def test_the_baseline_shares_labels_with_the_run(run, monkeypatch):
         ({"seeds": 0}, "seeds = 0"),
         ({"fraction": 2.0}, "fraction = 2.0"),
         ({"device": "tpu"}, "auto, cpu, cuda, mps"),
+        ({"validation": 1.0}, "validation = 1.0"),
+        (
+            {"validation": 0.001, "evaluation": "knn", "evaluation_args": {"k": 5}},
+            "validation = 0.001: no class has images",
+        ),
+        ({"name": "../knn"}, "no file name"),
+        ({"evaluation": "all", "name": "mine"}, "name = 'mine': evaluation = 'all'"),
+        ({"evaluation": "all", "evaluation_args": {"epochs": 1}}, "'epochs' is no evaluation with a dict"),
+        ({"evaluation": "all", "evaluation_args": {"kn": {}}}, "did you mean 'knn'"),
+        ({"evaluation": "linear", "evaluation_args": {"protocol": "moco"}}, "there are: dino, mae, beit"),
     ],
 )
 def test_refusals(given, said, run):

@@ -1,5 +1,8 @@
 """Fine-tuning: official classifiers and parameter groups, and that it learns."""
 
+import copy
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,11 @@ from oracle_cases import assert_close, cases, load
 
 from mimlab import encoders
 from mimlab.errors import Refused
-from mimlab.evals.finetune import Classifier, evaluate, layer_groups
+from mimlab.evals._augment import Views, order, seeded
+from mimlab.evals._recipes import RECIPES
+from mimlab.evals._views import Centre
+from mimlab.evals.finetune import Classifier, evaluate, fit, layer_groups
+from mimlab.layers import Normalise
 
 
 def classifier(config, family):
@@ -65,7 +72,7 @@ def test_layer_decay_and_weight_decay_are_the_official_ones(name, family):
 class Dots:
     """Images whose class is the colour of a bright square: red, green, blue or white; enough of `Images` here."""
 
-    classes = ("a", "b", "c", "d")
+    name, split, classes = "dots", "train", ("a", "b", "c", "d")
 
     def __init__(self, count, seed):
         random = np.random.default_rng(seed)
@@ -127,3 +134,118 @@ def test_refuses_what_cannot_work():
         evaluate(encoder, Dots(64, 0), Dots(10, 1), pool="cls")
     with pytest.raises(Refused, match="batch = 65"):
         evaluate(encoder, Dots(64, 0), Dots(10, 1), batch=65)
+
+
+QUIET = {"mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0, "drop_path": 0.0, "scale": 1.0, "layer_decay": 1.0}
+
+
+def test_the_average_of_the_weights_by_hand(encoder, monkeypatch):
+    """fit's result with `ema` is the running average of what it is without, step by step."""
+    images, told = Dots(32, 0), RECIPES["small"] | QUIET | {"epochs": 1, "batch": 8, "lr": 0.1}
+    seen = []
+    plain = torch.optim.AdamW.step
+
+    def step(self, *args):
+        found = plain(self, *args)
+        seen.append([p.detach().clone() for group in self.param_groups for p in group["params"]])
+        return found
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    model, _ = fit(encoder, images, 4, told, "mean", 0.9, 0, torch.device("cpu"))
+    want = None
+    torch.manual_seed(0)
+    fresh = Classifier(copy.deepcopy(encoder), 4)
+    names = [name for group in layer_groups(fresh, encoder.depth, 0.05, 1.0) for name in group["names"]]
+    start = dict(fresh.named_parameters())
+    want = [start.get(f"encoder.trunk.{name}", start.get(name)).detach().clone() for name in names]
+    for after in seen:
+        want = [0.9 * a + 0.1 * b for a, b in zip(want, after, strict=True)]
+    got = dict(model.named_parameters())
+    assert len(seen) == 4
+    for name, value in zip(names, want, strict=True):
+        assert_close(got.get(f"encoder.trunk.{name}", got.get(name)), value, 1e-5, 1e-6, name)
+
+
+def test_repeated_augmentation_shows_each_image_of_an_epoch_thrice():
+    turn = order(90, 3, torch.Generator().manual_seed(0))
+    counts = torch.bincount(turn, minlength=90)
+    assert len(turn) == 90 and set(counts.tolist()) == {0, 3} and (counts == 3).sum() == 30
+    assert all(len(set(batch.tolist())) == 10 for batch in turn.split(30))  # the views of an image share a batch
+    assert order(91, 3, torch.Generator()).bincount().max() == 3
+    assert sorted(order(90, 1, torch.Generator()).tolist()) == list(range(90))
+
+
+@pytest.mark.parametrize("change", [{"randaugment": "rand-m9-mstd0.5-inc1"}, {"erase": 1.0}, {"jitter": 0.4}])
+def test_views_are_images_and_drawn_from_the_generator(change):
+    plain = {"scale": 1.0, "randaugment": "", "jitter": 0.0, "erase": 0.0}
+    images = Dots(6, 0).get(range(6))
+
+    def made(options, seed):
+        generator = torch.Generator().manual_seed(seed)
+        with seeded(generator):
+            return Views(16, Normalise("imagenet"), **options)(images, generator)
+
+    one, same, other, bare = made(plain | change, 0), made(plain | change, 0), made(plain | change, 1), made(plain, 0)
+    assert torch.equal(one, same) and not torch.equal(one, other) and one.shape == (6, 3, 16, 16)
+    assert not torch.allclose(one, bare, atol=0.02)
+    if "erase" in change:
+        assert (
+            ((one - bare).abs() > 1e-4).any(dim=1).float().mean((1, 2)).lt(0.6).all()
+        )  # a rectangle only, of at most a third
+    else:
+        assert one.min() >= 0 and one.max() <= 1
+
+
+def test_erased_pixels_are_normal_noise_for_the_encoder():
+    normalise = Normalise("imagenet")
+    views = Views(64, normalise, scale=1.0, randaugment="", jitter=0.0, erase=1.0)
+    images = torch.full((16, 3, 64, 64), 128, dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    with seeded(generator):
+        made = normalise(views(images, generator))
+    still = normalise(torch.tensor(128 / 255).expand(1, 3, 1, 1))
+    noise = made[(made - still).abs() > 1e-3]
+    assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.1
+
+
+def test_global_random_streams_are_put_back():
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    with seeded(torch.Generator().manual_seed(1)):
+        one = torch.rand(1).item(), random.random(), np.random.rand()
+    with seeded(torch.Generator().manual_seed(1)):
+        assert one == (torch.rand(1).item(), random.random(), np.random.rand())
+    assert torch.equal(before[0], torch.get_rng_state()) and before[1] == random.getstate()
+    assert (before[2] == np.random.get_state()[1]).all()
+
+
+def test_the_published_tables():
+    """Absolute rates as printed, at their batch; what the two kinds of column differ in."""
+    absolute = {name: table["lr"] * table["batch"] / 256 for name, table in RECIPES.items()}
+    assert absolute["paper_cars"] == absolute["beit"] == pytest.approx(4e-3)
+    assert absolute["paper_food"] == pytest.approx(1.4e-4) and absolute["mae"] == pytest.approx(2e-3)
+    cars, food = RECIPES["paper_cars"], RECIPES["paper_food"]
+    assert {n for n in cars if cars[n] != food[n]} == {"lr", "layer_decay", "warmup_share", "randaugment", "repeats"}
+    assert food["warmup_share"] * food["epochs"] == pytest.approx(5) and cars["warmup_share"] * 300 == pytest.approx(60)
+    assert len({frozenset(table) for table in RECIPES.values()}) == 1
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_runs_on_few_images(recipe, encoder):
+    found = evaluate(encoder, Dots(41, 0), Dots(10, 1), recipe=recipe, epochs=1, ema=0.5)
+    assert found["batch"] == (32 if recipe == "small" else 40)  # the training set, evened, where it is smaller
+    assert found["protocol"] == f"finetune {recipe} pool=mean ema=0.5 epochs=1" and not found["frozen"]
+
+
+def test_the_centre_of_a_test_image():
+    images = torch.arange(64, dtype=torch.uint8).expand(2, 3, 64, 64) * 4
+    assert torch.equal(Centre(64)(images), images / 255)  # no larger than the encoder's: the whole
+    assert torch.equal(Centre(56)(images), images[:, :, 4:60, 4:60] / 255)  # 7/8 of the side, as 224 of 256
+    assert Centre(64, 0.5)(images).shape == (2, 3, 64, 64)
+    assert_close(Centre(32, 0.5)(images), images[:, :, 16:48, 16:48] / 255, 1e-6, 1e-6)
+    with pytest.raises(Refused, match="test_crop = 0"):
+        Centre(64, 0)
+
+
+def test_refuses_recipes_and_augmentations_that_there_are_not(encoder):
+    with pytest.raises(Refused, match="randaugment = 'rnd-m9'"):
+        evaluate(encoder, Dots(64, 0), Dots(10, 1), randaugment="rnd-m9")

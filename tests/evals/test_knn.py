@@ -1,6 +1,7 @@
 """Weighted k-NN against DINO's own numbers, and around an encoder."""
 
 import re
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -65,6 +66,18 @@ def test_impossible_settings_are_refused(given, says):
         knn.votes(train, labels, test, classes=4, **given)
 
 
+def test_many_keys_are_searched_fast_in_bounded_memory():
+    generator = torch.Generator().manual_seed(0)
+    keys, queries = torch.randn(60_000, 192, generator=generator), torch.randn(500, 192, generator=generator)
+    plain, largest = torch.Tensor.topk, []
+    began = time.process_time()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "topk", lambda x, *a, **k: largest.append(x.nbytes) or plain(x, *a, **k))
+        knn.votes(keys, torch.arange(60_000) % 10, queries, classes=10)
+    assert time.process_time() - began < 2 * 40 * 500 / 10_000  # of 20 s on two cores for 10,000 queries, twice
+    assert max(largest) <= knn.ROOM and len(largest) > 1
+
+
 def test_features_that_are_not_finite_are_refused():
     train, labels = clouds(40)
     with pytest.raises(Refused, match="not finite"):
@@ -79,12 +92,14 @@ def test_accuracy_counts_the_first_and_the_first_five():
 class Encoder(torch.nn.Module):
     """The mean colour, scaled by a parameter; noise in training mode, so that a forgotten eval() shows."""
 
+    grid, patch = (2, 2), 4
+
     def __init__(self):
         super().__init__()
         self.scale = torch.nn.Parameter(torch.ones(1))
 
     def features(self, images, pool="mean"):
-        assert images.dtype == torch.float32 and images.max() <= 1 and torch.is_inference_mode_enabled()
+        assert images.dtype == torch.float32 and images.max() <= 1 and not torch.is_grad_enabled()
         mean = images.mean((2, 3)) * self.scale
         return torch.rand_like(mean) if self.training else mean
 
@@ -92,7 +107,7 @@ class Encoder(torch.nn.Module):
 class Colours:
     """Red, green and blue images."""
 
-    name, classes = "colours", ["red", "green", "blue"]
+    name, split, classes = "colours", "test", ["red", "green", "blue"]
 
     def __init__(self, n, labelled=True, classes=None):
         self.labels = np.arange(n) % 3 if labelled else None
@@ -117,9 +132,10 @@ class Colours:
 def test_evaluate_an_encoder_and_leave_it_as_it_was(training):
     encoder = Encoder().train(training)
     result = knn.evaluate(encoder, Colours(60), Colours(31), k=7, batch=16)
+    assert result.pop("hits").tolist() == [True] * 31
     assert result == {
-        "top1": 100.0, "top5": 100.0, "k": 7, "temperature": 0.07, "pool": "mean",
-        "train_images": 60, "test_images": 31, "chance": pytest.approx(100 / 3),
+        "metric": "top1", "top1": 100.0, "top5": 100.0, "k": 7, "temperature": 0.07, "pool": "mean", "frozen": True,
+        "protocol": "knn k=7 T=0.07 pool=mean", "train_images": 60, "test_images": 31, "chance": pytest.approx(100 / 3),
     }  # fmt: skip
     assert encoder.training is training
     assert encoder.scale.requires_grad

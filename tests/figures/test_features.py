@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mimlab.errors import Refused
-from mimlab.figures import features
+from mimlab.figures import features, style
 
 
 def greys(*values, size=96):
@@ -84,7 +84,7 @@ def test_a_refusal_becomes_one_line_and_no_other_error_does():
     def refuse():
         raise Refused("there is none")
 
-    assert features.drawn(features.ranks, refuse).layout.annotations[0].text == "there is none"
+    assert style.drawn(features.ranks, refuse).layout.annotations[0].text == "there is none"
     with pytest.raises(ZeroDivisionError):
-        features.drawn(features.ranks, lambda: 1 / 0)
-    assert features.drawn(dict, lambda: {"a": 1}) == {"a": 1}
+        style.drawn(features.ranks, lambda: 1 / 0)
+    assert style.drawn(dict, lambda: {"a": 1}) == {"a": 1}

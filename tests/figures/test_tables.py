@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mimlab.errors import Refused
-from mimlab.figures.tables import table, text
+from mimlab.figures.tables import pairs, table, text
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,18 @@ def test_columns_in_order_of_appearance_with_dashes_for_gaps():
     assert list(figure.data[0].cells.align) == ["left", "right", "right"]
     with pytest.raises(Refused):
         table([])
+
+
+def test_names_with_angle_brackets_are_shown_as_they_are():
+    figure = table([{"a<b": "<i>x</i> & y"}])
+    assert list(figure.data[0].header.values) == ["<b>a&lt;b</b>"]
+    assert list(figure.data[0].cells.values[0]) == ["&lt;i&gt;x&lt;/i&gt; &amp; y"]
+
+
+def test_a_dict_as_a_table():
+    one = pairs({"lr": 0.5, "method": "mae"}, "setting", "value")
+    assert [list(column) for column in one.data[0].cells.values] == [["lr", "method"], ["0.5000", "mae"]]
+    two = pairs({"a": (1, None)}, "name", "first", "second")
+    assert [list(column) for column in two.data[0].cells.values] == [["a"], ["1"], ["–"]]
+    with pytest.raises(ValueError):
+        pairs({"a": (1, 2)}, "name", "first")

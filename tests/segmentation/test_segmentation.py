@@ -52,7 +52,7 @@ def test_images_of_any_size(head):
     targets = [{"classes": torch.randint(0, 4, image.shape[1:])} for image in images]
     loss = model.train()(images, targets)["loss_pixels"]
     loss.backward()
-    assert 0.5 < float(loss) < 5 and encoder.trunk.patch_embed.proj.weight.grad.abs().sum() > 0
+    assert 0.5 < loss.item() < 5 and encoder.trunk.patch_embed.proj.weight.grad.abs().sum() > 0
     with torch.no_grad():
         found = model.eval()(images)
     assert [one.shape for one in found] == [image.shape[1:] for image in images]

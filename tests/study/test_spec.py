@@ -1,5 +1,6 @@
 """The YAML file: what it may say, and the combinations that it means."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,7 @@ def test_the_file_may_be_remote(here):
 def test_every_study_of_the_clone_can_be_planned(path, scale, here):
     """Each file at each scale: every combination resolves, and none is there twice."""
     found = spec.read(path, scale)
+    found = dataclasses.replace(found, seeds=found.seeds[:1])  # another seed is the same but for its number
     jobs = plan.plan(found)
     assert found.about and len({job.folder for job in jobs}) == len(jobs)
-    assert all(job.tasks[0].kind == "pretrain" and len(job.tasks) > 1 for job in jobs)
+    assert all(len(job.tasks) == 1 + len(found.evaluations) for job in jobs)

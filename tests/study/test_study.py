@@ -38,7 +38,7 @@ def execute(notebook, parameters, *, output):
     if notebook.name == "06_evaluate.ipynb":
         run = folder.parent.parent
         found = {"top1": 50.0 + parameters["seeds"], "values": [51.0], "chance": 20.0}
-        (run / "evals" / "knn.json").write_text(json.dumps({"results": {"after it": found}, "seconds": 1.5}))
+        (run / "evals" / f"{parameters['name']}.json").write_text(json.dumps({"results": {"after it": found}, "seconds": 1.5}))
         with open(run / "evaluated", "a") as log:
             log.write("once\\n")
         output.write_text("{}")
@@ -48,7 +48,7 @@ def execute(notebook, parameters, *, output):
     if {name: parameters[name] for name in BAD} == BAD:
         output.with_name("pretrain.failed.ipynb").write_text("{}")
         raise Refused("batch_size = 48: the training set has only 5 images")
-    (folder / "config.json").write_text(json.dumps({"settings": parameters, "images": 100}))
+    (folder / "config.json").write_text(json.dumps({"settings": json.loads(sys.argv[1])["settings"], "images": 100}))
     saved = folder / "saved"
     for step in range(int(saved.read_text()) if saved.exists() else 0, 20):
         time.sleep(0.02)
@@ -262,12 +262,12 @@ def test_ctrl_c_lets_the_notebook_save_and_a_second_call_goes_on(here, notebook_
 
 
 def test_a_failed_cell_is_kept_and_a_dead_kernel_is_no_failure(here, notebook_writer):
-    found, (job,) = counting(here, notebook_writer, fail=True)
+    _, (job,) = counting(here, notebook_writer, fail=True)
     assert worker.work(job) == worker.SOME_FAILED
     assert job_state(job)[:1] == ("failed",) and "ValueError: told to" in job_state(job).said
     assert "told to" in (job.path / "count.failed.ipynb").read_text() and todo(job) == []
     assert todo(job, retry=True) == job.tasks
-    found, (job,) = counting(here, notebook_writer, die=True)
+    _, (job,) = counting(here, notebook_writer, die=True)
     assert worker.work(job) == worker.SOME_FAILED
     assert job_state(job).state == "queued" and todo(job) == job.tasks and not (job.path / FAILED).exists()
 

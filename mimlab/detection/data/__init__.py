@@ -1,4 +1,5 @@
-"""Annotated images by name: a file here with `open(split, **options) -> Annotated`.
+"""Annotated images by name: a file here with `open(split, **options)`, which returns a split: `classes` (names), `len`,
+`item(index)` (a `Picture`), `shared(other)` (how many of its images another split has too), `fingerprint` (a text).
 
 The same files serve `mimlab.data` by their dotted names: `--data mimlab.detection.data.scenes` pre-trains on the same
 images, without their labels.

