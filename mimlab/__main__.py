@@ -24,7 +24,7 @@ def parser():
     commands.add_parser("demo", help="the four notebooks on the embedded images, in minutes")
     for name, settings, help in (
         ("pretrain", config.Pretrain, "pre-train an encoder, without a notebook"),
-        ("evaluate", config.Evaluate, "evaluate a run, beside the same encoder from scratch"),
+        ("evaluate", config.Evaluate, "evaluate a run, beside the same encoder with fresh weights"),
     ):
         command = commands.add_parser(name, help=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         for field in dataclasses.fields(settings):

@@ -191,59 +191,6 @@ def speeds(runs):
     return found
 
 
-def results(runs):
-    """Evaluations for `figures.evaluations.beside`: (protocol -> label -> values in percent, protocol -> chance).
-
-    A protocol is what a result says of itself, or else its file's name with the options that differ between the runs; so
-    is another share of the labels, or other data. Values of all seeds of a label are pooled. What was measured beside
-    the run, such as the same encoder from scratch, has a label of its own.
-    """
-    found = []  # (label, start, name of the protocol, what else makes numbers comparable, the result)
-    for label, some in groups(runs).items():
-        for run in some:
-            for name, one in run.evaluations().items():
-                for start, result in one.get("results", {}).items():
-                    way = _way(run, one.get("config", {}), "protocol" not in result)
-                    metric = result.get("metric", "top1")
-                    title = f"{result.get('protocol', name)}: {'top-1' if metric == 'top1' else metric}"
-                    found.append((label, start, title, way, result.get("values") or [result.get(metric)], result))
-    values, chance = {}, {}
-    for label, start, title, way, some, result in found:
-        ways = [other for _, _, same, other, *_ in found if same == title]
-        options = sorted({option for other in ways for option in other})
-        differ = [o for o in options if len({json.dumps(other.get(o)) for other in ways}) > 1]
-        column = ", ".join([title, *(f"{o.split('.')[-1]} {way.get(o, 'default')}" for o in differ)])
-        who = label if start.startswith("after ") else f"{label}, {start}"
-        values.setdefault(column, {}).setdefault(who, []).extend(some)
-        if result.get("chance") is not None:
-            chance[column] = result["chance"]
-    return values, chance
-
-
-def _way(run, config, options):
-    """What makes one result comparable with another of its protocol: share of the labels, data, and the `options`."""
-    names = ("fraction", "evaluation_args") if options else ("fraction",)
-    told = {name: config.get(name) for name in names} | {
-        name: run.config["settings"][name] for name in ("data", "data_args")
-    }
-    return flat(told)
-
-
-def evaluations(runs):
-    """The same as rows of a table: one a label, mean of each protocol in percent, with its deviation over the values."""
-    found, _ = results(runs)
-    names = dict.fromkeys(name for values in found.values() for name in values)
-    table = []
-    for who in names:
-        row = {"encoder": who}
-        for column, values in found.items():
-            some = [value for value in values.get(who, []) if value is not None]
-            spread = f" ± {statistics.stdev(some):.1f}" if len(some) > 1 else ""
-            row[f"{column} (%)"] = f"{statistics.mean(some):.1f}{spread} ({len(some)})" if some else "–"
-        table.append(row)
-    return table or [{"evaluations": "none of these runs has been evaluated; notebook 06 does"}]
-
-
 def views(runs, images=4):
     """What the first step of each label sees, hidden patches grey: title -> uint8 (B, SIDE, SIDE, 3)."""
     from PIL import Image

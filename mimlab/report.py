@@ -7,7 +7,7 @@ several runs the page begins with what sets them apart, then each run has its se
 import html
 from pathlib import Path
 
-from mimlab import compare, page
+from mimlab import compare, page, verdicts
 from mimlab.config import Attend, Look
 from mimlab.errors import Refused
 from mimlab.find import find
@@ -54,7 +54,7 @@ def together(runs):
     """What sets several runs apart: settings, curves, speed, evaluations."""
     from mimlab.figures import curves, evaluations
 
-    logged, (results, chance) = compare.metrics(runs), compare.results(runs)
+    logged, (results, chance) = compare.metrics(runs), verdicts.results(runs)
     parts = ["<h2>What differs</h2>\n", page.table(compare.settings(runs)), "<h2>Side by side</h2>\n"]
     if any(row.get("loss") is not None for some in logged.values() for rows in curves.seeds(some) for row in rows):
         said = "Everything that the runs log, against the images seen; a band is the range of seeds around their mean."
@@ -65,8 +65,9 @@ def together(runs):
     if not results:
         parts.append(page.note("None of these runs has been evaluated."))
     else:
-        parts.append(page.table(compare.evaluations(runs), "evaluations, mean ± deviation (number of values)"))
+        parts.append(page.table(verdicts.evaluations(runs), "evaluations, mean ± deviation (number of values)"))
         parts.append(page.figure(evaluations.beside(results, chance), "Evaluations, a panel for each protocol."))
+        parts.append(page.table(verdicts.verdicts(runs), "differences: within noise where the 95 % interval holds 0"))
     return parts
 
 
@@ -195,11 +196,11 @@ def evaluations(run):
     """Every evaluation of the run, each protocol by itself."""
     from mimlab.figures.evaluations import beside
 
-    results, chance = compare.results([run])
+    results, chance = verdicts.results([run])
     if not results:
         return [page.note("Not evaluated yet: mimlab run notebooks/06_evaluate.ipynb does.")]
     said = "Accuracy of the encoder, and of the same one from scratch; points are seeds."
-    return [page.figure(beside(results, chance), said), page.table(compare.evaluations([run]))]
+    return [page.figure(beside(results, chance), said), page.table(verdicts.evaluations([run]))]
 
 
 SECTIONS = {

@@ -1,5 +1,6 @@
 """Every test has a cache folder of its own session, few threads, and no network."""
 
+import json
 import os
 import signal
 import socket
@@ -26,3 +27,28 @@ def free_port():
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """`make(name, rows, evals, **settings)` writes a run folder without training."""
+
+    import mimlab
+    from mimlab.run import Run
+
+    def make(name, rows=(), evals=None, finished=True, **settings):
+        path = tmp_path / name
+        (path / "evals").mkdir(parents=True)
+        given = {"method": "mae", "data": "emoji", "image_size": 16, "patch_size": 4, "batch_size": 8, "knn_every": 0}
+        cfg = mimlab.Pretrain(out=str(tmp_path), **(given | settings)).resolved()
+        about = {"data_fingerprint": "f", "images": 64, "classes": None, "timm": {}, "versions": {}, "commit": "c"}
+        (path / "config.json").write_text(json.dumps({"settings": cfg.dict()} | about))
+        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for protocol, content in (evals or {}).items():
+            (path / "evals" / f"{protocol}.json").write_text(json.dumps(content))
+        if finished:
+            (path / "encoder.safetensors").touch()
+        return Run(path)
+
+    make.out = str(tmp_path)
+    return make

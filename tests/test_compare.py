@@ -7,33 +7,9 @@ import os
 import numpy as np
 import pytest
 
-import mimlab
 from mimlab import compare
 from mimlab.config import Compare
 from mimlab.errors import Refused
-from mimlab.run import Run
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """`make(name, rows, evals, **settings)` writes a run folder without training."""
-
-    def make(name, rows=(), evals=None, finished=True, **settings):
-        path = tmp_path / name
-        (path / "evals").mkdir(parents=True)
-        given = {"method": "mae", "data": "emoji", "image_size": 16, "patch_size": 4, "batch_size": 8, "knn_every": 0}
-        cfg = mimlab.Pretrain(out=str(tmp_path), **(given | settings)).resolved()
-        about = {"data_fingerprint": "f", "images": 64, "classes": None, "timm": {}, "versions": {}, "commit": "c"}
-        (path / "config.json").write_text(json.dumps({"settings": cfg.dict()} | about))
-        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        for protocol, content in (evals or {}).items():
-            (path / "evals" / f"{protocol}.json").write_text(json.dumps(content))
-        if finished:
-            (path / "encoder.safetensors").touch()
-        return Run(path)
-
-    make.out = str(tmp_path)
-    return make
 
 
 def test_runs_are_named_or_matched(folder):
@@ -95,46 +71,6 @@ def test_a_name_that_was_given_to_a_run_is_its_label(folder):
         "mine",
         "mae, mask_ratio 0.5",
     ]
-
-
-def result(top1, chance=20.0, **config):
-    values = {"after mae": {"values": top1, "chance": chance}, "from scratch": {"values": [30.0], "chance": chance}}
-    return {"results": values, "config": {"fraction": 1.0, "evaluation_args": {}} | config}
-
-
-def test_evaluations_never_share_a_column_with_another_protocol(folder):
-    runs = [
-        folder("a0", evals={"knn": result([40.0])}),
-        folder("a1", evals={"knn": result([44.0]), "finetune": result([80.0, 82.0])}, seed=1),
-        folder("b", evals={"knn": result([50.0], evaluation_args={"k": 5})}, mask_ratio=0.5),
-    ]
-    values, chance = compare.results(runs)
-    assert values["knn: top-1, k default"]["mae, mask_ratio 0.75"] == [40.0, 44.0]  # both seeds
-    assert values["knn: top-1, k 5"] == {"mae, mask_ratio 0.5": [50.0], "mae, mask_ratio 0.5, from scratch": [30.0]}
-    assert values["finetune: top-1"]["mae, mask_ratio 0.75"] == [80.0, 82.0] and set(chance.values()) == {20.0}
-    first, *_ = compare.evaluations(runs)
-    assert first["finetune: top-1 (%)"] == "81.0 ± 1.4 (2)" and first["knn: top-1, k 5 (%)"] == "–"
-    other = folder("c", evals={"finetune": result([9.0], chance=10.0)}, data="fashion_mnist")
-    assert set(compare.results([runs[1], other])[0]) == {
-        "knn: top-1",
-        "finetune: top-1, data emoji",
-        "finetune: top-1, data fashion_mnist",
-    }
-    assert "06" in compare.evaluations([folder("d", seed=7)])[0]["evaluations"]
-
-
-def test_a_protocol_is_what_a_result_says_of_itself(folder):
-    def told(protocol, **more):
-        found = {"metric": "map", "map": 7.0, "values": [7.0], "protocol": protocol} | more
-        return {"results": {"after mae": found, "random features": found}, "config": {"evaluation_args": {"k": 1}}}
-
-    runs = [
-        folder("a", evals={"x": told("retrieval pool=cls")}),
-        folder("b", mask_ratio=0.5, evals={"x": told("retrieval pool=mean")}),
-    ]
-    values, chance = compare.results(runs)
-    assert set(values) == {"retrieval pool=cls: map", "retrieval pool=mean: map"} and chance == {}
-    assert set(values["retrieval pool=cls: map"]) == {"mae, mask_ratio 0.75", "mae, mask_ratio 0.75, random features"}
 
 
 def test_state_and_speed(folder):

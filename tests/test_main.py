@@ -93,7 +93,7 @@ def test_pretrain_then_evaluate(tmp_path, capsys):
     options = ["--evaluation", "knn", "--evaluation_args", "{k: 5}", "--seeds", "1"]
     assert main(["evaluate", "--run", path, *options]) == 0
     results = json.loads(capsys.readouterr().out)
-    assert set(results) == {"after splitmask", "from scratch"}
+    assert set(results) == {"after splitmask", "random features"}
     written = mimlab.Run.open(path).evaluations()["knn"]
     assert written["results"] == results and written["config"]["evaluation_args"] == {"k": 5}
 

@@ -10,7 +10,7 @@ Official code: facebookresearch/deit, main.py (the version of the paper).
 `majority`, the share of the batch's most frequent class.
 
 Differs from the paper: of its augmentation there are crops and flips; RandAugment, mixup, cutmix, random erasing and
-repeated augmentation are left out (`mimlab.evals.finetune` has mixup and cutmix), as are the moving average of the
+repeated augmentation are left out (`mimlab.evals.finetune` has them), as are the moving average of the
 weights and the distillation token. The mean of the patch tokens is classified, as the evaluations read it, not CLS
 [`pool` = "cls" for the paper's]. The learning rate changes with every step, not every epoch, and its cosine begins
 after the warm-up.

@@ -18,7 +18,6 @@ from mimlab.errors import Refused
 from mimlab.find import check_options, find
 from mimlab.settings import place
 from mimlab.study import grid
-from mimlab.study.spec import EVALUATE
 
 # A run that takes one step with a learning rate of zero has the encoder that training would begin with.
 UNTRAINED = {
@@ -143,8 +142,9 @@ def _pretrain(spec, settings, evaluations, known):
         kept = {key: value for key, value in cfg.dict().items() if key not in ("run", "out", "device", "name")}
         inside = f"{cfg.plain_name()}-{digest(kept)}"
         parameters = given | {"run": str(place(folder)), "out": spec.out, "name": inside}
-        notebook = str(spec.notebook.with_name(EVALUATE))
-        job.tasks.append(Task("evaluate", inside, os.path.join(folder, "evals", inside), notebook, parameters))
+        job.tasks.append(
+            Task("evaluate", inside, os.path.join(folder, "evals", inside), str(spec.evaluator), parameters)
+        )
     return job
 
 

@@ -89,14 +89,16 @@ def read(folder):
     """The rows of results.csv with numbers as numbers and None for nothing; [] where there is none yet."""
     try:
         with open(folder / FILE, newline="", encoding="utf-8") as file:
-            return [{name: _value(text) for name, text in row.items()} for row in csv.DictReader(file)]
+            return [{name: _value(name, text) for name, text in row.items()} for row in csv.DictReader(file)]
     except FileNotFoundError:
         return []
 
 
-def _value(text):
+def _value(name, text):
     if not text:
         return None
+    if name == "values":  # several, with ; between them
+        return text
     for kind in (int, float):
         try:
             return kind(text)

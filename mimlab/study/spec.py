@@ -42,6 +42,12 @@ class Spec:
     scale: str | None
 
     @property
+    def evaluator(self):
+        """The notebook that evaluates: beside the study's own one, or the clone's."""
+        beside = self.notebook.with_name(EVALUATE)
+        return beside if beside.is_file() else _notebook(EVALUATE, EVALUATE)
+
+    @property
     def folder(self):
         """Where grid.json, results.csv and report.html lie: studies/<name>, or studies/<name>_<scale>."""
         return place("studies") / (f"{self.name}_{self.scale}" if self.scale else self.name)

@@ -122,7 +122,9 @@ def main(arguments):
     asked, codes, told = threading.Event(), [], set()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked.set())
-    if hasattr(signal, "SIGUSR2"):  # SLURM sends it to all processes of a job; submitit's hears it, and asks us by SIGTERM
+    if hasattr(
+        signal, "SIGUSR2"
+    ):  # SLURM sends it to all processes of a job; submitit's hears it, and asks us by SIGTERM
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # kernels inherit that
 
     def run():
