@@ -26,7 +26,7 @@ demo: .venv/installed
 	$(BIN)/python -m mimlab demo
 
 test: .venv/installed lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov=mimlab --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov=mimlab --cov-report=term
 
 test-browser: .venv/browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser

@@ -66,7 +66,7 @@ def run(jobs, at_once=1, retry=False, tell=print):
     except KeyboardInterrupt:
         tell(f"stopping {len(running)} runs; they save first")
         stop([child for _, child, _ in running.values()])
-        raise
+        raise KeyboardInterrupt("stopped; the same command goes on") from None
     finally:
         signal.signal(signal.SIGTERM, before)
     return elsewhere

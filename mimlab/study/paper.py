@@ -23,3 +23,19 @@ STEPS = {
     "split, match": (79.3, 4.0),
     "split, inpaint, match": (83.6, 46.5),
 }
+
+
+def shares():
+    """Table 1 for `figures.studies.against`: method -> (shares, top-1)."""
+    return {name: (SHARES, values) for name, values in SHARE.items()}
+
+
+def tables():
+    """Table 1's two data sets, Table 2 and Table 8, each as rows: {"scenes": ..., "tokenizers": ..., "steps": ...}."""
+    return {
+        "scenes": [{"method": name, "ImageNet (%)": whole, "COCO (%)": part} for name, (whole, part) in SCENES.items()],
+        "tokenizers": [{"tokenizer": name, "fine-tune (%)": value} for name, value in TOKENIZERS.items()],
+        "steps": [
+            {"steps": name, "fine-tune (%)": tuned, "linear (%)": linear} for name, (tuned, linear) in STEPS.items()
+        ],
+    }

@@ -17,7 +17,7 @@ from mimlab.study.state import job_state
 GRID = """
 notebook: train.ipynb
 base: {data: emoji, image_size: 16, patch_size: 4, encoder_args: {dim: 24, depth: 1, heads: 2}, vocab: 16, knn_every: 0, film: 0, log_every: 1, checkpoint_every: 1, fraction: 0.5}
-zip: [{method: [mae, beit, splitmask, simmim, mae, beit, splitmask, simmim, mae, beit, splitmask, mae], epochs: [4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 7], batch_size: [32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 512]}]
+zip: [{method: [simmim, beit, splitmask, simmim, beit, splitmask, simmim, beit, splitmask, simmim, beit, splitmask], epochs: [4, 4, 4, 5, 5, 5, 6, 6, 6, 7, 7, 8], batch_size: [32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 512]}]
 """
 ELSEWHERE = """
 from pathlib import Path
