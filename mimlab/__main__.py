@@ -131,7 +131,7 @@ def main(arguments=None):
         print(f"mimlab: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
-        print(f"mimlab: {error or 'interrupted'}", file=sys.stderr)
+        print(f"mimlab: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
     return 0
 

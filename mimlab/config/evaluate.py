@@ -22,7 +22,11 @@ class Evaluate(Settings):
     )
     evaluation_args: dict = setting({}, 'its options, such as {"epochs": 20}; for all, by name: {"knn": {"k": 10}}')
     baseline: bool = setting(True, "also the same encoder with fresh weights, with the same labels, epochs and seeds")
-    fraction: float | None = setting(None, "share of the labelled training images, class-balanced; None: the run's")
+    data: str | None = setting(None, "a file in mimlab/data to learn labels from and to test on; None: the run's")
+    data_args: dict = setting({}, 'options of `data`, such as {"path": "photos"}')
+    fraction: float | None = setting(
+        None, "share of the labelled training images, class-balanced; None: the run's, or all of other `data`"
+    )
     validation: float = setting(
         0.0, "share of those labels to test on instead of the test images, to choose settings with; 0: the test images"
     )
@@ -39,6 +43,7 @@ class Evaluate(Settings):
         within("fraction", 1.0 if self.fraction is None else self.fraction, 1e-9, 1)
         within("validation", self.validation, 0, 0.9)
         check_device(self.device, "no")
+        self.check_data()
         if self.name is not None and (not self.name or set(self.name) & set("/\\") or self.name.startswith(".")):
             raise Refused(f"name = {self.name!r} is no file name, such as knn-k5")
         if self.name not in (None, self.plain_name()) and self.evaluation == "all":
@@ -49,8 +54,18 @@ class Evaluate(Settings):
                 "evaluation_args", one.evaluation_args, find("evals", one.evaluation).evaluate, reserved=FILLED
             )
         run = Run.find(self.run, self.out)
-        fraction = run.settings.fraction if self.fraction is None else self.fraction
+        whole = 1.0 if self.data else run.settings.fraction
+        fraction = whole if self.fraction is None else self.fraction
         return cfg.replace(run=str(run.path), fraction=fraction)
+
+    def check_data(self):
+        """Refuse options that `data` has not, or that belong to nothing."""
+        from mimlab import data
+
+        if self.data is not None:
+            data.check(self.data, self.data_args)
+        elif self.data_args:
+            raise Refused(f"data_args = {self.data_args} belong to a source; give data too")
 
     def plain_name(self):
         """The evaluation, then its protocol or recipe where it is not the default, then `validation` where that is used."""

@@ -48,6 +48,8 @@ def check(name, given, field="data_args"):
     known = options(name)
     if not isinstance(given, dict):
         raise Refused(f"{field} = {given!r} is not a dict of options, such as {{}}")
+    for option in {"size", "fraction", "seed"} & set(given):
+        raise Refused(f"{field}: {option} is set by the run itself; leave it out")
     for option in given:
         if option not in known:
             raise Refused(

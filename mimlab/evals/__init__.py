@@ -94,7 +94,7 @@ def _one(cfg, run, progress):
                 told = {"seed": seed, "device": device(cfg), "pool": method.pool, "cache": _cache.folder()}
                 told = {name: value for name, value in told.items() if name in options(module.evaluate)}
                 one = module.evaluate(encoder, train, test, **(told | cfg.evaluation_args))
-                one |= {"protocol": f"{one['protocol']}; {described(settings, train, test)}", "duplicates": same}
+                one |= {"protocol": f"{one['protocol']}; {described(cfg, settings, train, test)}", "duplicates": same}
                 kept.put(seed, trained, one)
             found[trained].append(one)
             progress.add(cfg.name, start(settings, trained, one["frozen"]), one)
@@ -118,19 +118,26 @@ def sets(cfg, run, seed):
     from mimlab.evals._labels import hold_out
 
     settings = run.settings
-    where = {"size": settings.cache_size, "seed": seed, **settings.data_args}
+    name, options = source(cfg, settings)
+    where = {"size": settings.cache_size, "seed": seed, **options}
     if not cfg.validation:
-        test = run.data("test")
+        test = data.open(name, "test", **where) if cfg.data else run.data("test")
         test.require_labels()
-    train = data.open(settings.data, "train", fraction=cfg.fraction, **where)
+    train = data.open(name, "train", fraction=cfg.fraction, **where)
     train.require_labels()
     return hold_out(train, cfg.validation, seed) if cfg.validation else (train, test)
 
 
-def described(settings, train, test):
+def source(cfg, settings):
+    """Name and options of the images that labels are learnt from: other ones than the run's where `cfg` says so."""
+    return (cfg.data, cfg.data_args) if cfg.data else (settings.data, settings.data_args)
+
+
+def described(cfg, settings, train, test):
     """What was learnt from and tested on, so that numbers on other images or labels are not taken for the same."""
-    options = f"-{digest(settings.data_args)[:6]}" if settings.data_args else ""
-    return f"{settings.data}{options}, {len(train)} labels, {len(test)} {test.split} images"
+    name, options = source(cfg, settings)
+    options = f"-{digest(options)[:6]}" if options else ""
+    return f"{name}{options}, {len(train)} labels, {len(test)} {test.split} images"
 
 
 def start(settings, trained, frozen):

@@ -125,6 +125,7 @@ def evaluation(spec, given):
         raise Refused(f"evaluations of {spec.name}: name each one, since 'all' has no single result")
     module = find("evals", cfg.evaluation)
     check_options("evaluation_args", cfg.evaluation_args, module.evaluate, reserved=FILLED)
+    cfg.check_data()
     return given
 
 
