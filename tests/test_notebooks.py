@@ -134,10 +134,12 @@ def test_interrupting_the_cell_saves_and_running_it_again_goes_on(tmp_path):
     manager, client = start_new_kernel(kernel_name="python3")
     try:
         run = Run(tmp_path / "r")
-        client.execute(code)
+        asked = client.execute(code)
         until(lambda: len(run.metrics()) > 20)
         manager.interrupt_kernel()
         reply = client.get_shell_msg(timeout=60)
+        while reply["parent_header"]["msg_id"] != asked:  # a slow start leaves answers to "are you there"
+            reply = client.get_shell_msg(timeout=60)
         assert reply["content"]["ename"] == "KeyboardInterrupt" and "go on" in reply["content"]["evalue"]
         (saved,) = run.checkpoints()
         assert saved >= 20 and not run.finished
