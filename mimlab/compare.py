@@ -197,7 +197,7 @@ def views(runs, images=4):
 
     from mimlab.figures.masks import hide
     from mimlab.figures.pictures import colours
-    from mimlab.look import first_batch
+    from mimlab.looking.look import first_batch
 
     found = {}
     for label, some in groups(runs).items():

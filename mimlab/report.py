@@ -124,7 +124,7 @@ def curve(run):
 def masks(run):
     """The first images of the run's first step, as the encoder got them, and what was hidden."""
     from mimlab.figures.masks import gallery
-    from mimlab.look import first_batch
+    from mimlab.looking.look import first_batch
 
     cfg = run.settings
     seen = first_batch(cfg, IMAGES)
@@ -144,7 +144,7 @@ def masks(run):
 def reconstructions(run):
     """What the run fills in on images it never saw."""
     from mimlab.figures.reconstructions import panel
-    from mimlab.reconstructions import look
+    from mimlab.looking.reconstructions import look
 
     seen = look(Look(run=str(run.path), images=IMAGES))
     numbers = page.table(
@@ -159,8 +159,8 @@ def reconstructions(run):
 
 def attention(run):
     """Where the last layer looks, and how far each layer's heads do."""
-    from mimlab.attend import attend
     from mimlab.figures.attention import by_depth, gallery
+    from mimlab.looking.attend import attend
 
     query = "cls"
     found = attend(Attend(run=str(run.path), images=IMAGES, query=query))
@@ -183,7 +183,7 @@ def attention(run):
 def film(run):
     """How reconstructions, attention and features formed, at some of the steps that were kept."""
     from mimlab.figures.film import strip
-    from mimlab.film import of
+    from mimlab.looking.film import of
 
     found = of(run)
     if not found.steps:

@@ -10,12 +10,13 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch.utils.data import DataLoader, Dataset
 
-from mimlab import data, film, masks, tokenizers
+from mimlab import data, masks, tokenizers
 from mimlab.distributed import generator_for, rank, world
 from mimlab.errors import Refused
 from mimlab.find import options
 from mimlab.layers import decay_groups, schedule
 from mimlab.log import Log
+from mimlab.looking import film
 from mimlab.methods import Batch, Progress
 from mimlab.run import Run
 

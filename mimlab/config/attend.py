@@ -59,7 +59,7 @@ class Attend(Settings):
 
     def is_file(self, name):
         """Whether `name` is a file of weights, and no run."""
-        from mimlab.opened import SUFFIXES
+        from mimlab.looking.opened import SUFFIXES
 
         return Path(name).is_file() or place(name).is_file() or Path(name).suffix in SUFFIXES
 

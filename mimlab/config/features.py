@@ -29,8 +29,9 @@ class Features(Settings):
 
     def resolved(self):
         """The folder of the run, or the path of the file, in place of its name; every value checked."""
-        from mimlab import data, geometry
+        from mimlab import data
         from mimlab.encoders import POOLS
+        from mimlab.looking import geometry
 
         within("images", self.images, 1, 32)
         within("samples", self.samples, 1, 20_000)
@@ -56,7 +57,7 @@ class Features(Settings):
         return self.replace(**found)
 
     def _found(self, name):
-        from mimlab.opened import SUFFIXES
+        from mimlab.looking.opened import SUFFIXES
         from mimlab.run import Run
 
         file = next((path for path in (Path(name), place(name)) if path.is_file()), None)

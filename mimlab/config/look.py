@@ -44,7 +44,7 @@ class Look(Settings):
     def opened(self):
         """These settings resolved, and the `Opened` that they ask for."""
         from mimlab import data, masks
-        from mimlab.opened import open_model
+        from mimlab.looking.opened import open_model
 
         within("images", self.images, 1, 64)
         within("samples", self.samples, 1, 1_000_000)

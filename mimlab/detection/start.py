@@ -3,7 +3,7 @@
 from mimlab import encoders
 from mimlab.detection.backbone import DIVISOR, any_size
 from mimlab.errors import Refused
-from mimlab.opened import open_model
+from mimlab.looking.opened import open_model
 
 
 def encoder(cfg):

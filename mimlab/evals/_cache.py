@@ -18,7 +18,7 @@ from mimlab.data.cache import digest
 from mimlab.distributed import generator_for
 from mimlab.errors import Refused
 from mimlab.evals._views import Centre, side
-from mimlab.features import still
+from mimlab.looking.features import still
 
 VERSION = 1  # raise it when features would come out differently
 TYPES = {torch.float32: "F32", torch.float16: "F16"}

@@ -5,7 +5,7 @@ from PAWS); the classifier on frozen features is that of Masked Siamese Networks
 section 5). The value is the mean over `draws` of the subset.
 
 Differs from the paper: the regression is one L2 strength (C = 1) on standardised features, solved by L-BFGS
-(`mimlab.probing.linear`); the papers search the strength on more data than a small set has.
+(`mimlab.looking.probing.linear`); the papers search the strength on more data than a small set has.
 """
 
 import statistics
@@ -20,7 +20,7 @@ from mimlab.errors import Refused
 from mimlab.evals._labels import check
 from mimlab.evals._result import ranked
 from mimlab.evals.knn import pooled
-from mimlab.probing import linear
+from mimlab.looking.probing import linear
 
 SHARES = {"10pct": 0.1, "1pct": 0.01}
 

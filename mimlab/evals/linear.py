@@ -26,7 +26,7 @@ from mimlab.errors import Refused
 from mimlab.evals._cache import features
 from mimlab.evals._labels import check
 from mimlab.evals._probe import probe
-from mimlab.features import names, walk
+from mimlab.looking.features import names, walk
 
 PROTOCOLS = {
     "dino": {"optimiser": "sgd", "official": 0.001, "epochs": 100, "warmup": 0, "norm": False},

@@ -10,10 +10,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 
-from mimlab.attention import mass
 from mimlab.errors import Refused
 from mimlab.figures.pictures import CELL, cells, colours, numpy, painted, panels
 from mimlab.figures.style import COLOURS, TEMPLATE, empty
+from mimlab.looking.attention import mass
 
 VEIL = 0.6  # of the map over the image
 FAINT = 0.2  # of a head's largest weight: what is below has no colour

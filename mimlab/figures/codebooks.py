@@ -90,7 +90,7 @@ def galleries(pictures, counts, ids, most=2 * ACROSS):
 def neighbours(found, pictures=None):
     """How much more often than by chance a token has another at its right, and below it; buttons show the counts.
 
-    `found`: name -> `mimlab.tokens.Neighbours` (S tokens by use); `pictures`: name -> (S' >= S, 3, P, P), drawn along
+    `found`: name -> `mimlab.looking.tokens.Neighbours` (S tokens by use); `pictures`: name -> (S' >= S, 3, P, P), drawn along
     the axes. Rows are the left or upper token of a pair, columns the right or lower one. Pairs that never occur are
     grey. Pointwise mutual information is log2 of the count over what independence would give, in bits.
     """

@@ -10,7 +10,7 @@ from mimlab.errors import Refused
 from mimlab.figures.masks import hide
 from mimlab.figures.pictures import cells, colours, painted, panels
 from mimlab.figures.style import COLOURS, FAINT, INK, empty
-from mimlab.film import projected
+from mimlab.looking.film import projected
 
 MOST = 5  # steps side by side: as wide as a notebook
 SIDE, LINE, GAP = 128, 20, 8  # of a GIF, px: a picture, a line of text, between pictures
@@ -25,7 +25,7 @@ def evenly(count, most):
 
 
 def layers(film):
-    """What a `mimlab.film.Film` shows, name -> uint8 (F, B, h, w, 3): the filled-in image at pixels, others a cell a patch.
+    """What a `mimlab.looking.film.Film` shows, name -> uint8 (F, B, h, w, 3): the filled-in image at pixels, others a cell a patch.
 
     Attention: from 0 to the highest value of that image in the whole film, at least `EVEN` times even attention, so that
     frames can be compared and even attention is dark. Features: `film.projected`.
@@ -59,7 +59,7 @@ def enlarged(pictures, size):
 
 
 def strip(film, images=2, most=MOST):
-    """A `mimlab.film.Film` as a small multiple: a column for each of at most `most` steps, for each image a row of what the
+    """A `mimlab.looking.film.Film` as a small multiple: a column for each of at most `most` steps, for each image a row of what the
     run fills in, one of its attention and one of its features, as far as there are any.
     """
     if not film.steps:

@@ -6,10 +6,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mimlab import statistics
 from mimlab.errors import Refused
 from mimlab.figures.pictures import cells, colours, numpy, panels
 from mimlab.figures.style import COLOURS, SCALE, TEMPLATE
+from mimlab.looking import statistics
 
 ABREAST = 5  # strategies side by side; more of them go on in further rows
 WIDE = 158  # px of a heat map

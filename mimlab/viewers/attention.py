@@ -13,11 +13,11 @@ import torch
 import traitlets
 from plotly.colors import sample_colorscale, unlabel_rgb
 
-from mimlab.attend import Attended, attend
-from mimlab.attention import one_query
 from mimlab.errors import Refused
 from mimlab.figures.attention import overlay, palette
 from mimlab.figures.style import SCALE
+from mimlab.looking.attend import Attended, attend
+from mimlab.looking.attention import one_query
 from mimlab.viewers import embed, pictures
 from mimlab.viewers.latest import Latest
 

@@ -36,7 +36,7 @@ ABOUT = {
 
 
 def state(film):
-    """What the module shows of a `mimlab.film.Film`, as JSON can carry it.
+    """What the module shows of a `mimlab.looking.film.Film`, as JSON can carry it.
 
     steps [F]; columns [{name, about, moves}]; pictures: name -> [B] data URIs, or for columns that move [F][B];
     note: how to read them, or why there are none.
@@ -68,7 +68,7 @@ def _uri(pixels, side, kind):
 
 
 class FilmView(anywidget.AnyWidget):
-    """`FilmView(mimlab.film.of(run))`: a widget that plays a training film; all of it lives in the browser.
+    """`FilmView(mimlab.looking.film.of(run))`: a widget that plays a training film; all of it lives in the browser.
 
     `at` is the frame that it starts at, and follows the slider. In batch execution it is HTML that works without a
     kernel; `save(path)` writes the same as one page for any browser.

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from mimlab.errors import Refused
+from mimlab.looking.reconstructions import psnr
 from mimlab.masks import pixels
-from mimlab.reconstructions import psnr
 from mimlab.viewers import pictures
 
 TOP = 0.5  # absolute error, of [0, 1], at the upper end of the colour scale

@@ -7,8 +7,9 @@ from browser.page import browser
 from browser.test_lab import PATIENCE, ROOT, open_notebook, replace_cell, server, shots  # noqa: F401  fixtures
 
 import mimlab
-from mimlab import attention, encoders
-from mimlab.attend import Attended, attend, look
+from mimlab import encoders
+from mimlab.looking import attention
+from mimlab.looking.attend import Attended, attend, look
 from mimlab.notebook import export_html
 from mimlab.viewers.attention import AttentionView
 

@@ -30,7 +30,8 @@ from browser.page import (
 )
 from PIL import Image
 
-from mimlab import find, statistics
+from mimlab import find
+from mimlab.looking import statistics
 
 pytestmark = pytest.mark.browser
 

@@ -11,7 +11,7 @@ from browser.page import browser
 from browser.test_lab import open_notebook, replace_cell, server, shots  # noqa: F401  fixtures
 
 import mimlab
-from mimlab import film
+from mimlab.looking import film
 from mimlab.notebook import export_html
 from mimlab.viewers.film import FilmView
 

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 
-from mimlab.attention import mass
 from mimlab.errors import Refused
 from mimlab.figures import attention
 from mimlab.figures.attention import (
@@ -18,6 +17,7 @@ from mimlab.figures.attention import (
     palette,
     shares,
 )
+from mimlab.looking.attention import mass
 
 GRID = (3, 4)
 

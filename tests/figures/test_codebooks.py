@@ -5,7 +5,7 @@ import torch
 from mimlab.errors import Refused
 from mimlab.figures.codebooks import galleries, gallery, maps, neighbours, roundtrip, usage
 from mimlab.figures.tokens import token_map
-from mimlab.tokens import Neighbours
+from mimlab.looking.tokens import Neighbours
 
 
 def greys(*values, size=8):

@@ -5,7 +5,7 @@ from PIL import Image
 from mimlab.errors import Refused
 from mimlab.figures import film as films
 from mimlab.figures.film import evenly, frames, gif, layers, stills, strip
-from mimlab.film import Film
+from mimlab.looking.film import Film
 
 
 def film(steps=3, count=2, **changes):

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from mimlab import encoders
-from mimlab.attend import Attended, look
 from mimlab.errors import Refused
+from mimlab.looking.attend import Attended, look
 from mimlab.viewers.attention import ROOM, AttentionView, coded, uncoded
 
 

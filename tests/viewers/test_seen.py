@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mimlab.errors import Refused
+from mimlab.looking.reconstructions import psnr
 from mimlab.methods import Filled, Judged
-from mimlab.reconstructions import psnr
 from mimlab.viewers import seen
 from mimlab.viewers.pictures import content, read
 

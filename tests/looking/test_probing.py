@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mimlab import probing
 from mimlab.errors import Refused
+from mimlab.looking import probing
 
 
 @pytest.fixture

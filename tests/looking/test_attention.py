@@ -6,9 +6,10 @@ import torch
 from oracle_cases import assert_close, cases, load
 
 import mimlab
-from mimlab import attention, encoders
-from mimlab.attend import attend, look
+from mimlab import encoders
 from mimlab.errors import Refused
+from mimlab.looking import attention
+from mimlab.looking.attend import attend, look
 from mimlab.masks import pixels
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-6}

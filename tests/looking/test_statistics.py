@@ -7,7 +7,7 @@ import torch
 
 from mimlab import masks
 from mimlab.errors import Refused
-from mimlab.statistics import UNITS, often, on_grid, spectrum, summary
+from mimlab.looking.statistics import UNITS, often, on_grid, spectrum, summary
 
 GRID = (3, 4)
 CHECKERBOARD = (np.indices((4, 4)).sum(0) % 2).astype(bool).reshape(1, -1)

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 import mimlab
-from mimlab import film
 from mimlab.errors import Refused
+from mimlab.looking import film
 from mimlab.run import Run
 
 TINY = {

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from mimlab import encoders, features
+from mimlab import encoders
 from mimlab.errors import Refused
-from mimlab.features import OUTPUT
+from mimlab.looking import features
+from mimlab.looking.features import OUTPUT
 
 SMALL = {"dim": 16, "depth": 2, "heads": 2}
 

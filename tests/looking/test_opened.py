@@ -7,7 +7,7 @@ from checkpoints.test_checkpoints import official, small_mae
 from mimlab import Pretrain, pretrain
 from mimlab.checkpoints import mae
 from mimlab.errors import Refused
-from mimlab.opened import open_model
+from mimlab.looking.opened import open_model
 
 
 @pytest.fixture(scope="module")

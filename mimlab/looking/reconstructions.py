@@ -10,8 +10,8 @@ import torch
 
 from mimlab import masks
 from mimlab.distributed import generator_for
+from mimlab.looking.quality import decibel, distance, distances, of_patches, whole
 from mimlab.methods import Batch, Method, Progress, Tokens
-from mimlab.quality import decibel, distance, distances, of_patches, whole
 from mimlab.tokenizers import usage
 
 ROOM = 1 << 24  # values a layer may make at a time, 64 MiB

@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from mimlab import data, tokenizers
 from mimlab.errors import Refused
 from mimlab.layers import patchify
-from mimlab.look import pick
+from mimlab.looking.look import pick
 
 SHOWN = 96  # tokens of which pictures are made
 PAIRED = 24  # tokens whose neighbours are shown

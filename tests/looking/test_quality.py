@@ -7,7 +7,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from mimlab import quality
+from mimlab.looking import quality
 from mimlab.methods import Filled, judged
 
 

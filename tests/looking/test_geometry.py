@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mimlab import geometry
 from mimlab.errors import Refused
+from mimlab.looking import geometry
 
 
 @pytest.fixture

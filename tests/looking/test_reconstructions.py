@@ -10,13 +10,14 @@ import torch
 from checkpoints.test_checkpoints import official, small_mae
 
 import mimlab
-from mimlab import Pretrain, encoders, pretrain, reconstructions
+from mimlab import Pretrain, encoders, pretrain
 from mimlab.checkpoints import mae
 from mimlab.errors import Refused
 from mimlab.figures import reconstructions as figures
+from mimlab.looking import reconstructions
+from mimlab.looking.reconstructions import Seen, look, psnr, sweep
 from mimlab.masks import pixels
 from mimlab.methods.beit import BEiT
-from mimlab.reconstructions import Seen, look, psnr, sweep
 from mimlab.tokenizers.random_patches import Tokenizer
 
 NOTEBOOK = Path(mimlab.__file__).parent.parent / "notebooks" / "04_reconstructions.ipynb"

@@ -11,8 +11,8 @@ from PIL import Image
 
 import mimlab
 from mimlab.errors import Refused
-from mimlab.examine import Examined
 from mimlab.figures import features
+from mimlab.looking.examine import Examined
 from mimlab.viewers.correspondence import Correspondence
 from mimlab.viewers.feature_map import FeatureMap
 

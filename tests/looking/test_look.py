@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import mimlab
-from mimlab import look
 from mimlab.errors import Refused
+from mimlab.looking import look
 
 
 def test_explore_compares_strategies_on_the_same_images():

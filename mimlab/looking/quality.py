@@ -7,8 +7,9 @@ import math
 
 import torch
 
-from mimlab import difficulty, masks
+from mimlab import masks
 from mimlab.layers import patchify
+from mimlab.looking import difficulty
 
 WINDOW = 11  # px, the window of SSIM
 SURE = 1.96  # standard errors in half of a 95 % interval

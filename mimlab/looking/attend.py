@@ -6,10 +6,10 @@ from functools import lru_cache
 import torch
 from torch.nn.functional import interpolate
 
-from mimlab import attention
 from mimlab.encoders import Encoder
 from mimlab.errors import Refused
-from mimlab.opened import open_model
+from mimlab.looking import attention
+from mimlab.looking.opened import open_model
 
 MEASURED = 32  # images that distance and entropy are means over, however few are shown
 KEPT = 2  # images whose attention stays in memory: of a ViT-B at 480 pixels an image has 0.5 GB

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import mimlab
-from mimlab import tokenizers, tokens
+from mimlab import tokenizers
 from mimlab.errors import Refused
+from mimlab.looking import tokens
 from mimlab.tokenizers import random_patches, random_projection
 from mimlab.tokenizers.dvae import Tokenizer as Dvae
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from mimlab import data, difficulty, masks
-from mimlab.difficulty import covariance, linear, mean_colour, nearest, score, small
+from mimlab import data, masks
 from mimlab.errors import Refused
+from mimlab.looking import difficulty
+from mimlab.looking.difficulty import covariance, linear, mean_colour, nearest, score, small
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import interpolate
 
-from mimlab import features, geometry, probing
 from mimlab.distributed import generator_for
 from mimlab.errors import Refused
-from mimlab.features import OUTPUT
-from mimlab.opened import open_model
+from mimlab.looking import features, geometry, probing
+from mimlab.looking.features import OUTPUT
+from mimlab.looking.opened import open_model
 
 NEAREST = 5  # neighbours in the gallery
 QUERIES = 8  # of the gallery, at most

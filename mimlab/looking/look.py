@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import torch
 
-from mimlab import data, difficulty, masks, statistics
+from mimlab import data, masks
 from mimlab.distributed import generator_for
-from mimlab.reconstructions import asked
+from mimlab.looking import difficulty, statistics
+from mimlab.looking.reconstructions import asked
 from mimlab.run import Run
 
 HARD = 8  # images that the difficulty without a model is measured on
