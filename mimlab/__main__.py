@@ -104,10 +104,9 @@ def main(arguments=None):
 
             print(pretrain(read(config.Pretrain, given)).path)
         elif command == "bench":
-            from mimlab.bench import compare
+            from mimlab.bench import compare, methods
 
-            shared = dict(given["parameter"])
-            settings = {name: config.Pretrain.read(shared | {"method": name}) for name in given["methods"]}
+            settings = methods(given["methods"], dict(given["parameter"]))
             for row in compare(settings, given["rounds"], given["steps"]):
                 print(json.dumps(row))
         elif command == "export":

@@ -3,9 +3,21 @@
 import statistics
 import tempfile
 
+from mimlab.config import Pretrain
 from mimlab.train import pretrain
 
 WARM = 1  # log lines left out at the start of each turn
+# heads and decoders in proportion to a small encoder; the papers' are for ViT-B
+SMALL = {
+    "mae": {"method_args": {"decoder_dim": 64, "decoder_depth": 2, "decoder_heads": 4}},
+    "cim": {"method_args": {"generator_dim": 96, "generator_heads": 3}},
+    "dino": {"method_args": {"out_dim": 1024, "head_dim": 256, "bottleneck_dim": 64}},
+}
+
+
+def methods(names, given):
+    """`Pretrain` of each method with the settings `given`, over those of `SMALL`."""
+    return {name: Pretrain.read(SMALL.get(name, {}) | given | {"method": name}) for name in names}
 
 
 def compare(settings, rounds=3, steps=40, report=None):

@@ -14,3 +14,10 @@ def test_speeds_are_measured_in_turns_and_relative_to_the_first(tmp_path):
     assert rows[0]["relative"] == 1 and rows[1]["relative"] > 0
     assert rows[0]["images_per_s"] == round(sum(t["images_per_s"] for t in turns if t["name"] == "mae") / 2, 1)
     assert not list(tmp_path.iterdir())
+
+
+def test_settings_are_shared_and_small_where_a_paper_has_large_parts():
+    found = bench.methods(["beit", "mae"], {"image_size": "16", "method_args": "{decoder_depth: 1}"})
+    assert found["beit"].method == "beit" and found["mae"].image_size == 16
+    assert found["mae"].method_args == {"decoder_depth": 1}  # what is given counts
+    assert bench.methods(["mae"], {})["mae"].method_args["decoder_dim"] == 64
