@@ -25,6 +25,7 @@ def parser():
     for name, settings, help in (
         ("pretrain", config.Pretrain, "pre-train an encoder, without a notebook"),
         ("evaluate", config.Evaluate, "evaluate a run, beside the same encoder with fresh weights"),
+        ("detect", config.Detect, "train an encoder to detect or segment objects, and evaluate it"),
     ):
         command = commands.add_parser(name, help=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         for field in dataclasses.fields(settings):
@@ -119,6 +120,10 @@ def main(arguments=None):
             print(report(**given))
         elif command == "study":
             return study(given)
+        elif command == "detect":
+            from mimlab.detection.training import train
+
+            print(json.dumps(train(read(config.Detect, given))["numbers"], indent=1))
         else:
             from mimlab.evals import evaluate
 
