@@ -143,6 +143,8 @@ def test_interrupting_the_cell_saves_and_running_it_again_goes_on(tmp_path):
         assert reply["content"]["ename"] == "KeyboardInterrupt" and "go on" in reply["content"]["evalue"]
         (saved,) = run.checkpoints()
         assert saved >= 20 and not run.finished
+        # for a moment after an error a kernel aborts what it is sent, so that cells queued behind the failed one do not run
+        until(lambda: client.execute("", reply=True, timeout=60)["content"]["status"] == "ok")
         client.execute(code)
         until(lambda: run.metrics()[-1]["step"] > saved + 5)
         steps = [row["step"] for row in run.metrics() if "loss" in row]

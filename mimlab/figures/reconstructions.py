@@ -8,7 +8,7 @@ from mimlab.figures.masks import hide
 from mimlab.figures.pictures import cells, colours, numpy, painted, panels
 from mimlab.figures.style import COLOURS, FAINT, SCALE, TEMPLATE, empty
 
-BAR = 74  # px that a colour bar takes
+BAR, ROOM = 74, 26  # px that a colour bar takes, and what long numbers beside the last one need further
 NONE = np.array([226, 226, 226], np.uint8)  # where a patch has no number
 LEAKS = "Leaking: with the true statistics put back"
 
@@ -82,10 +82,10 @@ def _further_bar(figure, top, label):
     layout = figure.layout
     wide = layout.width - layout.margin.l - layout.margin.r
     bar = {"title": {"text": label, "side": "right"}, "thickness": 12, "len": 1, "outlinewidth": 0}
-    bar |= {"x": 1.02 + BAR / wide, "xanchor": "left"}
+    bar |= {"x": 1.02 + BAR / wide, "xanchor": "left", "tickformat": ".3~g"}
     marker = {"color": [0], "cmin": 0, "cmax": top or 1, "colorscale": SCALE, "colorbar": bar, "showscale": True}
     figure.add_scatter(x=[None], y=[None], mode="markers", showlegend=False, hoverinfo="skip", marker=marker)
-    return figure.update_layout(width=layout.width + BAR, margin_r=layout.margin.r + BAR)
+    return figure.update_layout(width=layout.width + BAR + ROOM, margin_r=layout.margin.r + BAR + ROOM)
 
 
 def leaking(images, mask, grid, filled, note=None):

@@ -10,6 +10,9 @@ import plotly.graph_objects as go
 from mimlab.errors import Refused
 from mimlab.figures.style import INK, TEMPLATE
 
+WIDEST, NARROWEST = 40, 12  # letters of a column of text; longer cells wrap, so that numbers keep their room
+PAGE = 1100  # px, the width that a table keeps to if it can
+
 
 def text(value):
     """A cell as people write it: 1,234, 0.1235, 3.1e-05, yes, and a dash for nothing."""
@@ -47,7 +50,14 @@ def table(rows, title=None):
     columns = [[html.escape(text(row.get(name)), quote=False) for row in rows] for name in names]
     numeric = [all(isinstance(row.get(name), (numbers.Real, type(None))) for row in rows) for name in names]
     align = ["right" if number else "left" for number in numeric]
-    widths = [max(len(str(name)), *map(len, column), 5) for name, column in zip(names, columns, strict=True)]
+    needs = [max(len(str(name)), *map(len, column), 5) for name, column in zip(names, columns, strict=True)]
+    widest = WIDEST
+    while (widths := [min(need, widest) for need in needs]) and _wide(widths) > PAGE and widest > NARROWEST:
+        widest -= 1
+    lines = [
+        max(math.ceil(len(column[row]) / (0.9 * width)) for column, width in zip(columns, widths, strict=True))
+        for row in range(len(rows))
+    ]
     figure = go.Figure(
         go.Table(
             columnwidth=widths,
@@ -72,8 +82,13 @@ def table(rows, title=None):
     figure.update_layout(
         template=TEMPLATE,
         title=title,
-        width=min(1100, max(320, 9 * sum(widths) + 24 * len(names))),
-        height=28 + 26 * min(len(rows), 25) + (56 if title else 20),
+        width=max(320, _wide(widths)),
+        height=28 + 26 * min(sum(lines), 25) + (56 if title else 20),
         margin={"l": 8, "r": 8, "t": 44 if title else 8, "b": 8},
     )
     return figure
+
+
+def _wide(widths):
+    """Pixels of columns of so many letters."""
+    return 9 * sum(widths) + 24 * len(widths)
