@@ -102,10 +102,10 @@ def workers_of(process):
 
 def end_all(process):
     """What a power cut does: the main process and all workers, at once."""
-    found = workers_of(process)
-    process.kill()
-    for child in found:
+    process.send_signal(signal.SIGSTOP)  # so that none ends, and none begins, between the look and the kill
+    for child in workers_of(process):
         child.kill()
+    process.kill()
     process.wait()
 
 
