@@ -28,12 +28,13 @@ def parameters(notebook):
     return _parameters(Path(notebook), _read(Path(notebook)))
 
 
-def execute(notebook, parameters=None, *, output=None, progress=True, static=False):
+def execute(notebook, parameters=None, *, output=None, log=None, progress=True, static=False):
     """Run a notebook with papermill and return the path of the executed copy.
 
     `parameters` is name -> value, as Python values or as text from a command line; where the notebook's metadata
     {"mimlab": {"config": "Pretrain"}} names a dataclass of mimlab.config, that class checks and types all of
     them, and `output` defaults to the notebook's name, without its number, in the folder of that config.
+    `log` is the file that grows while it runs, from which progress is told; None: the config's own.
     With `static` every figure is a picture, for places that show no scripts, such as GitHub.
     While it runs the copy is `<name>.running.ipynb`; a failed one stays as `<name>.failed.ipynb`, beside a finished
     earlier one.
@@ -49,12 +50,12 @@ def execute(notebook, parameters=None, *, output=None, progress=True, static=Fal
             there = ", ".join(known) or "none"
             raise Refused(f"{notebook.name}: no parameter {name!r}{closest(name, known)}; there are: {there}")
     config = _config(notebook, node)
-    metrics = None
     if config is not None:
         cfg = config.read({name: parameter["default"] for name, parameter in known.items()} | given)
         given = {name: getattr(cfg, name) for name in given}
-        metrics, name = cfg.log(), re.sub(r"^\d+[_-]*", "", notebook.stem)
-        output = output or Path(cfg.folder()) / f"{name}.ipynb"
+        log = log or (cfg.log() if progress else None)
+        if output is None:
+            output = Path(cfg.folder()) / re.sub(r"^\d+[_-]*", "", notebook.name)
     if output is None:
         raise Refused(f"output: {notebook.name} names no config, so give a path for the executed copy")
     output = Path(output)
@@ -62,7 +63,7 @@ def execute(notebook, parameters=None, *, output=None, progress=True, static=Fal
         raise Refused(f"output = '{output}': give a path that ends in .ipynb and is not the notebook itself")
     output.parent.mkdir(parents=True, exist_ok=True)
     environment = BATCH | ({"PLOTLY_RENDERER": "png"} if static else {})
-    _run(node, given, output, Cells(output.stem, node, metrics, sys.stderr) if progress else None, environment)
+    _run(node, given, output, Cells(output.stem, node, log, sys.stderr) if progress else None, environment)
     return output
 
 

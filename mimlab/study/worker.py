@@ -16,7 +16,7 @@ from pathlib import Path
 from mimlab.errors import Failed, Refused
 from mimlab.run import Run, write
 from mimlab.study.plan import Job
-from mimlab.study.state import FAILED, RESULT, claimed, held, task_state, todo
+from mimlab.study.state import FAILED, RESULT, claimed, held, log_of, task_state, todo
 
 DONE, SOME_FAILED, ELSEWHERE, STOPPED = 0, 1, 75, 130
 ORPHAN = 60.0  # s until a kernel whose parent was killed has noticed it and is gone
@@ -70,7 +70,7 @@ def _execute(task, began):
 
     task.path.mkdir(parents=True, exist_ok=True)
     try:
-        execute(Path(task.notebook), task.parameters, output=task.output)
+        execute(Path(task.notebook), task.parameters, output=task.output, log=log_of(task))
     except Failed as error:
         if type(error.__context__).__name__ == "DeadKernelError":  # nbclient's; `execute` says it in a sentence
             raise Killed(str(error)) from None

@@ -33,7 +33,7 @@ import mimlab.notebook
 from mimlab.errors import Refused
 from mimlab.study import worker
 
-def execute(notebook, parameters, *, output):
+def execute(notebook, parameters, *, output, log):
     folder = output.parent
     if notebook.name == "06_evaluate.ipynb":
         run = folder.parent.parent
