@@ -19,7 +19,18 @@ from mimlab.run import Run
 from mimlab.settings import place
 
 AXES = ("step", "epoch", "images", "hours")
-FIRST = ("method", "encoder", "data", "fraction", "mask", "mask_ratio", "tokenizer", "epochs")  # what labels prefer
+FIRST = (
+    "method",
+    "task",
+    "init",
+    "encoder",
+    "data",
+    "fraction",
+    "mask",
+    "mask_ratio",
+    "tokenizer",
+    "epochs",
+)  # what labels prefer
 PAUSE = 2.0  # s between two looks at runs that still train
 SIDE = 112  # px of a picture in `views`
 
@@ -117,7 +128,10 @@ def groups(runs):
             break
         if len({_key(settings, [*used, name]) for settings in told}) > len(kinds):
             used.append(name)
-    labels = [", ".join(_said(name, settings.get(name)) for name in used) for settings in told]
+    labels = [
+        ", ".join(_said(name, settings.get(name)) for name in used if name in settings) or settings["task"]
+        for settings in told
+    ]
     labels = [
         some[0].config["settings"].get("run") or label if len(some) == 1 else label
         for some, label in zip(members, labels, strict=True)
@@ -132,7 +146,7 @@ def _key(settings, names):
 
 
 def _said(name, value):
-    return str(value) if name in ("method", "encoder", "data", "mask") else f"{name.split('.')[-1]} {value}"
+    return str(value) if name in ("method", "task", "encoder", "data", "mask") else f"{name.split('.')[-1]} {value}"
 
 
 def metrics(runs):
@@ -202,6 +216,8 @@ def views(runs, images=4):
     found = {}
     for label, some in groups(runs).items():
         try:
+            if "task" in some[0].config["settings"]:
+                raise Refused("a transfer; notebook 10 shows it")
             seen = first_batch(some[0].settings, images)
         except Refused as error:  # a mask that lived in a notebook, data that has gone
             blank = np.full((images, SIDE, SIDE, 3), 235, np.uint8)

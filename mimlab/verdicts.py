@@ -81,26 +81,33 @@ def evaluations(runs):
 
 
 def verdicts(runs):
-    """Rows of a table: for each protocol and pair of labels the difference, its 95 % interval, and what that says.
+    """Rows of a table: `between` for each protocol of some runs."""
+    rows = [row for column, by in found(runs).items() for row in between(column, by)]
+    return rows or [{"verdict": "there are no two encoders that were evaluated by the same protocol"}]
+
+
+def between(column, by):
+    """For each pair of labels of one protocol the difference, its 95 % interval, and what that says; `by`: label -> results.
 
     Over seeds where both have two or more (Welch's t); else from the intervals that the results bring along, those of
     a bootstrap over the test images, as if the two were independent: on the same test images that is cautious.
     """
     rows = []
-    for column, by in found(runs).items():
-        for (one, first), (other, second) in combinations(by.items(), 2):
-            difference, half, over = compared(first, second)
-            if half is None:
-                verdict = "cannot be said: one value without an interval"
-            elif abs(difference) <= half:
-                verdict = "within noise"
-            else:
-                verdict = f"{one if difference > 0 else other} is ahead"
-            rows.append(
-                {"protocol": column, "one": one, "other": other, "difference": f"{difference:+.1f}"}
-                | {"± (95 %)": None if half is None else f"{half:.1f}", "over": over, "verdict": verdict}
-            )
-    return rows or [{"verdict": "there are no two encoders that were evaluated by the same protocol"}]
+    for (one, first), (other, second) in combinations(by.items(), 2):
+        if not pooled(first) or not pooled(second):
+            continue  # nothing to find in the test images
+        difference, half, over = compared(first, second)
+        if half is None:
+            verdict = "cannot be said: one value without an interval"
+        elif abs(difference) <= half:
+            verdict = "within noise"
+        else:
+            verdict = f"{one if difference > 0 else other} is ahead"
+        rows.append(
+            {"protocol": column, "one": one, "other": other, "difference": f"{difference:+.1f}"}
+            | {"± (95 %)": None if half is None else f"{half:.1f}", "over": over, "verdict": verdict}
+        )
+    return rows
 
 
 def compared(first, second):

@@ -81,3 +81,26 @@ def test_with_one_seed_the_test_images_tell(folder):
     assert [row["verdict"].split(" ")[0] for row in rows[:2]] == ["within", "mae,"]
     assert "cannot be said" in rows[-1]["verdict"]
     assert "no two" in verdicts.verdicts(runs[:1])[0]["verdict"]
+
+
+def test_detection_stands_beside_pretraining_in_columns_of_its_own(folder, tmp_path):
+    """Transfers lie in `out` too; those of another schedule are not compared."""
+    import json
+
+    import mimlab
+    from mimlab import compare
+
+    for name, changes, value in (("one", {}, 40.0), ("two", {"init": "a"}, 60.0), ("three", {"epochs": 3}, 9.0)):
+        cfg = mimlab.Detect(out=str(tmp_path), run=name, **changes).resolved()
+        told = {"metric": "box_ap", "values": [value], "interval": [value - 2, value + 2]}
+        told["protocol"] = f"detect {cfg.schedule}"
+        start = "after pre-training" if changes.get("init") else "from scratch"
+        (tmp_path / name / "evals").mkdir(parents=True)
+        (tmp_path / name / "evals" / "detect.json").write_text(json.dumps({"results": {start: told}}))
+        about = {"settings": cfg.dict(), "data_fingerprint": "f", "images": 4, "commit": "c"}
+        (tmp_path / name / "config.json").write_text(json.dumps(about))
+    folder("before", evals=evaluated([50.0], [45.0, 55.0]))
+    runs = compare.select("*", str(tmp_path))
+    (row,) = verdicts.verdicts(runs)
+    assert row["difference"] == "-20.0" and row["verdict"] == "two is ahead" and "box_ap" in row["protocol"]
+    assert len(compare.groups(runs)) == 4 and len(compare.settings(runs)) > 3 and len(compare.views(runs, 1)) == 4

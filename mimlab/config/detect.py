@@ -59,6 +59,8 @@ class Detect(Settings):
 
     # What may differ when training goes on.
     FREE = ("out", "run", "workers", "log_every", "checkpoint_every", "evaluate_every", "device")
+    # What may differ between two transfers that are compared: where the encoder comes from, and the seed.
+    STARTS = ("init", "load", "encoder", "encoder_args", "patch_size", "seed")
 
     def resolved(self):
         """Every None replaced by the recipe; names and combinations checked without reading images."""
@@ -89,7 +91,15 @@ class Detect(Settings):
     @property
     def fingerprint(self):
         """Six hex digits of everything that the result depends on."""
-        kept = {name: value for name, value in self.dict().items() if name not in self.FREE}
+        return self._digest(self.FREE)
+
+    @property
+    def schedule(self):
+        """Six hex digits of what two transfers must share to be compared: data, model and schedule."""
+        return self._digest((*self.FREE, *self.STARTS))
+
+    def _digest(self, left_out):
+        kept = {name: value for name, value in self.dict().items() if name not in left_out}
         return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=3).hexdigest()
 
     def folder(self):

@@ -4,42 +4,79 @@ The mean over classes and IoU 0.50, 0.55, ..., 0.95 of the area under precision 
 detections an image. Small objects have at most 32^2 square pixels, large ones at least 96^2, in the images' own pixels.
 """
 
+import copy
+
 import numpy as np
 import torch
 
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")  # the first six of the evaluator's statistics
 KINDS = {"box": "bbox", "mask": "segm"}
+RESAMPLES = 200
+SURE = (2.5, 97.5)  # percentiles
 
 
 def score(pictures, detections, classes):
-    """({"box_ap": %, ..., "mask_ap_large": %}, precision curves) of detections beside the true objects.
+    """({"box_ap": %, ..., "mask_ap_large": %}, precision curves, intervals) of detections beside the true objects.
 
     pictures: `Picture` an image; detections: a dict an image with boxes (K, 4), labels (K,) from 1, scores (K,) and masks
     (K, H, W) bool. A number is None where there is no such object. Curves: {"box": {"0.5": (101,), "0.75": (101,)}, "mask": ...} of the
-    mean precision over classes, at recall 0, 0.01, ..., 1. Crowds count as in COCO: what is found there is no error.
+    mean precision over classes, at recall 0, 0.01, ..., 1. Intervals: {"box_ap": [low, high], ...} of both kinds' first
+    three numbers, 95 % of a bootstrap over the images. Crowds count as in COCO: what is found there is no error.
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
     truth = COCO(_truth(pictures, classes))
     found = _found(detections)
-    numbers, curves = {}, {}
+    numbers, curves, intervals = {}, {}, {}
     for kind, name in KINDS.items():
         if not found or not truth.anns:
             values, precision = _nothing(truth)
+            spans = [[0.0, 0.0] if value == 0 else None for value in values[:3]]
         else:
-            judge = COCOeval_faster(truth, truth.loadRes([dict(one) for one in found]), name, print_function=_quiet)
+            guesses = truth.loadRes([dict(one) for one in found])
+            judge = COCOeval_faster(truth, guesses, name, print_function=_quiet, separate_eval=True)
             judge.evaluate()
             judge.accumulate()
             judge.summarize()
             values, precision = judge.stats[: len(NAMES)], judge.eval["precision"]  # (T, R, K, A, M)
+            spans = _spans(judge)
         values = [None if value < 0 else round(100 * float(value), 3) for value in values]
         numbers |= {f"{kind}_{n}": value for n, value in zip(NAMES, values, strict=True)}
+        intervals |= {f"{kind}_{n}": span for n, span in zip(NAMES[:3], spans, strict=True)}
         curves[kind] = {}
         for row, threshold in ((0, "0.5"), (5, "0.75")):
             each = precision[row, :, :, 0, -1]  # (R, K) for objects of all sizes
             there = each[:, (each > -1).all(axis=0)]
             curves[kind][threshold] = there.mean(axis=1) if there.shape[1] else np.zeros(len(each))
-    return numbers, curves
+    return numbers, curves, intervals
+
+
+def _spans(judge):
+    """[low, high] of AP, AP50 and AP75 in percent, 95 % of a bootstrap over the images.
+
+    Detections are matched to objects once; what is drawn again is which images are counted, for objects of all sizes.
+    """
+    from faster_coco_eval.faster_eval_api_cpp import COCOevalAccumulate
+
+    settings, random = copy.deepcopy(judge._paramsEval), np.random.default_rng(0)
+    shape = len(settings.catIds), len(settings.areaRng), len(settings.imgIds)
+    matched = np.empty(int(np.prod(shape)), object)
+    matched[:] = judge._evalImgs_cpp
+    matched = matched.reshape(shape)[:, 0]  # (K, images)
+    settings.areaRng, settings.areaRngLbl = settings.areaRng[:1], settings.areaRngLbl[:1]
+    settings.maxDets = settings.maxDets[-1:]
+    found = []
+    for _ in range(RESAMPLES):
+        drawn = matched[:, random.integers(0, shape[2], shape[2])]
+        precision = COCOevalAccumulate(settings, list(drawn.reshape(-1)))["precision"]  # (T, R, K, 1, 1)
+        found.append(
+            [
+                np.mean(some[some > -1]) if (some > -1).any() else np.nan
+                for some in (precision, precision[0], precision[5])
+            ]
+        )
+    spans = 100 * np.nanpercentile(found, SURE, axis=0).T
+    return [None if np.isnan(span).any() else [round(float(v), 3) for v in span] for span in spans]
 
 
 def _nothing(truth):

@@ -3,15 +3,13 @@
 import importlib
 import json
 
+from mimlab import verdicts
 from mimlab.detection import data, training
 from mimlab.errors import Refused
 from mimlab.figures import curves, tables
 from mimlab.figures import detection as figures
 from mimlab.run import Run
 from mimlab.settings import place
-
-# What may differ between two transfers that are compared: where the encoder comes from, and the seed.
-STARTS = ("init", "load", "encoder", "encoder_args", "patch_size", "seed")
 
 
 def gallery(cfg, count=8):
@@ -30,7 +28,7 @@ def losses(cfg):
 def compared(cfg):
     """{title: result} of this transfer and of all in `out` with the same data and schedule, which may start elsewhere."""
     cfg = cfg.resolved()
-    free = (*cfg.FREE, *STARTS)
+    free = (*cfg.FREE, *cfg.STARTS)
     wanted = {name: value for name, value in cfg.dict().items() if name not in free}
     own = training.result(cfg.folder(), cfg.task)
     if own is None:
@@ -54,6 +52,20 @@ def numbers(cfg):
     if cfg.task == "detect":
         return figures.precision_table(found)
     return tables.table([{"": title} | result["numbers"] for title, result in found.items()])
+
+
+def answers(cfg):
+    """For each pair of starts of `compared` whether the difference is more than noise; seeds of a start are together."""
+    by, rows = {}, []
+    for one in compared(cfg).values():
+        by.setdefault(one["init"], []).append(one)
+    for metric in next(iter(by.values()))[0]["intervals"]:
+        told = {
+            init: [{"values": [one["numbers"][metric]], "interval": one["intervals"][metric]} for one in some]
+            for init, some in by.items()
+        }
+        rows += verdicts.between(metric.replace("_", " ").replace("ap", "AP").replace("miou", "mIoU"), told)
+    return tables.table(rows or [{"verdict": "there is no other transfer with the same data and schedule in `out`"}])
 
 
 def details(cfg):

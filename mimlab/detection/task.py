@@ -10,6 +10,7 @@ PROTOCOL = (
     "Mask R-CNN on the encoder through XCiT's pyramid of four depths, sine-cosine positions; COCO's box and mask AP in percent, 100 "
     "detections an image, areas in pixels of the test images; the last epoch, nothing chosen on the test images"
 )
+METRIC = "box_ap"  # the first of the numbers
 AT_ONCE = 8  # images
 
 
@@ -26,7 +27,7 @@ def target(picture):
 
 
 def evaluate(model, pictures):
-    """(numbers, curves) of `metrics.score` on all test pictures."""
+    """(numbers, curves, intervals) of `metrics.score` on all test pictures."""
     device = next(model.parameters()).device
     seen, found = [], []
     for start in range(0, len(pictures), AT_ONCE):

@@ -212,13 +212,25 @@ def _train(cfg, run, report):
                 raise KeyboardInterrupt(f"stopped at step {done} of {steps}; start the same again to go on")
 
     trained = spent + time.perf_counter() - began
-    numbers, curves = task.evaluate(plain, test)
+    numbers, curves, intervals = task.evaluate(plain, test)
     tell(numbers)
     found = {
+        "results": {
+            "from scratch" if cfg.init == "scratch" else "after pre-training": {
+                "metric": task.METRIC,
+                "value": numbers[task.METRIC],
+                "values": [numbers[task.METRIC]],
+                "interval": intervals[task.METRIC],
+                "interval_over": "test images",
+                "protocol": f"{cfg.task} {cfg.recipe}, {cfg.epochs} epochs of {cfg.data}, settings {cfg.schedule}",
+            }
+        },
         "numbers": numbers,
+        "intervals": intervals,
         "protocol": task.PROTOCOL,
         "init": said,
         "seed": cfg.seed,
+        "seeds": [cfg.seed],
         "train_images": len(pictures),
         "test_images": len(test),
         "test_images_in_train": test.shared(pictures),

@@ -2,6 +2,8 @@
 
 import torch
 
+RESAMPLES = 1000
+
 
 def confusion(truth, found, classes):
     """Counts of pixels, int64 (classes, classes), rows the truth: labels (H, W) each; truth outside [0, classes) is left out."""
@@ -27,3 +29,17 @@ def score(counts, names):
         "pixel_accuracy": round(float(100 * hit.sum() / counts.sum().clamp_min(1)), 3),
     }
     return numbers, {name: float(each[k]) for k, name in enumerate(("background", *names)) if present[k]}
+
+
+def interval(counts):
+    """[low, high] of "miou" in percent, 95 % of a bootstrap over images, from the confusion matrix of each."""
+    generator = torch.Generator().manual_seed(0)
+    names = [str(code) for code in range(1, len(counts[0]))]
+    found = []
+    for _ in range(RESAMPLES):
+        drawn = torch.randint(len(counts), (len(counts),), generator=generator)
+        often = torch.bincount(drawn, minlength=len(counts)).tolist()
+        whole = sum(n * one for n, one in zip(often, counts, strict=True) if n)
+        found.append(score(whole, names)[0]["miou"])
+    found = torch.tensor([value for value in found if value is not None], dtype=torch.float64)
+    return found.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist() if len(found) else None

@@ -39,7 +39,7 @@ def figures(path):
 def test_detection_and_segmentation(tmp_path):
     for task in ("detect", "segment"):
         path = mimlab.execute(NOTEBOOK, TINY | {"out": str(tmp_path), "run": task, "task": task})
-        assert path == tmp_path / task / "detection.ipynb" and len(figures(path)) == 5
+        assert path == tmp_path / task / "detection.ipynb" and len(figures(path)) == 6
         assert (tmp_path / task / "evals" / f"{task}.json").is_file()
 
 
@@ -56,5 +56,17 @@ def test_only_what_shares_data_and_schedule_is_compared(tmp_path):
     ):
         (tmp_path / name / "evals").mkdir(parents=True)
         result = {"init": init, "seed": 0, "config": cfg.dict() | changes | {"run": name}}
+        result |= {"numbers": {"box_ap": 60.0 if init == "mae" else 50.0}, "intervals": {"box_ap": [48.0, 52.0]}}
         (tmp_path / name / "evals" / "detect.json").write_text(json.dumps(result))
     assert list(show.compared(cfg)) == ["fresh weights, seed 0", "mae, seed 0", "mae, seed 0 (again)"]
+
+
+def test_a_difference_is_said_to_be_noise_or_not(tmp_path):
+    cfg = mimlab.Detect(out=str(tmp_path), run="own", **TINY).resolved()
+    for name, init, value in (("own", "fresh weights", 50.0), ("near", "mae", 52.0), ("far", "beit", 58.0)):
+        (tmp_path / name / "evals").mkdir(parents=True)
+        result = {"init": init, "seed": 0, "config": cfg.dict() | {"run": name}, "numbers": {"box_ap": value}}
+        result |= {"intervals": {"box_ap": [value - 3, value + 3]}}
+        (tmp_path / name / "evals" / "detect.json").write_text(json.dumps(result))
+    said = str(show.answers(cfg).to_dict())
+    assert "within noise" in said and "beit is ahead" in said and "box AP" in said and "test images" in said

@@ -42,6 +42,9 @@ def test_a_result(done):
     assert (found["train_images"], found["test_images"], found["steps"], found["seed"]) == (5, 2, 6, 0)
     assert found["classes"] == ["emoji"] and found["test_objects"] > 0 and 0 <= found["numbers"]["box_ap50"] <= 100
     assert found["init"] == "fresh weights" and found["config"]["lr"] == 5e-4
+    ((start, told),) = found["results"].items()
+    assert start == "from scratch" and told["metric"] == "box_ap" and told["value"] == found["numbers"]["box_ap"]
+    assert told["interval"] == found["intervals"]["box_ap"] and told["interval_over"] == "test images"
     losses = [row for row in rows if "loss" in row]
     assert [row["step"] for row in losses] == [1, 2, 3, 4, 5, 6]
     for row in losses:
@@ -94,7 +97,7 @@ def test_it_learns_one_image(tmp_path):
     train(cfg)
     model, _ = training.opened(cfg)
     picture = data.open("scenes", "train", pictures).item(0)
-    numbers, _ = metrics.score([picture], task.predict(model, [picture.image]), ["emoji"])
+    numbers, *_ = metrics.score([picture], task.predict(model, [picture.image]), ["emoji"])
     assert numbers["box_ap50"] == 100 and numbers["mask_ap50"] == 100
 
 

@@ -32,6 +32,15 @@ def test_mean_intersection_over_union_by_hand():
     }
 
 
+def test_the_interval_is_over_images():
+    """Half of the images are right everywhere, half nowhere: a bootstrap of the share of right ones."""
+    right, wrong = torch.tensor([[50, 0], [0, 50]]), torch.tensor([[0, 50], [50, 0]])
+    assert metrics.interval([right] * 6) == pytest.approx([100, 100])
+    low, high = metrics.interval([right] * 20 + [wrong] * 20)
+    shares = torch.tensor([0.5 - 1.96 * 0.079, 0.5 + 1.96 * 0.079])  # of images, binomial
+    assert [low, high] == pytest.approx((100 * shares / (2 - shares)).tolist(), abs=4)  # intersection over union
+
+
 def test_heads():
     maps = [torch.randn(2, 16, 8, 12) for _ in range(4)]
     assert Linear(16, 5)(maps).shape == (2, 5, 8, 12)
@@ -75,7 +84,7 @@ def test_frozen_trains_the_head_only(tmp_path):
     rows = []
     found = train(cfg, report=rows.append)
     assert (
-        0 <= found["numbers"]["miou"] <= 100
+        0 <= found["intervals"]["miou"][0] <= found["numbers"]["miou"] <= found["intervals"]["miou"][1] <= 100
         and "background" in found["curves"]["iou"]
         and len([r for r in rows if "loss" in r]) == 4
     )
