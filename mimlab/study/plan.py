@@ -85,7 +85,7 @@ def plan(spec):
     combined = grid.combinations(spec)
     if spec.config is Pretrain:
         evaluations = [evaluation(spec, one) for one in spec.evaluations]
-        combined += untrained(combined) if spec.scratch else []
+        combined = (untrained(combined) if spec.scratch else []) + combined  # what all is read against comes first
     jobs, refused, known = {}, [], {}
     for settings, varied in combined:
         try:
