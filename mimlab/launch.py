@@ -1,4 +1,4 @@
-"""`processes` > 1: children that train, followed through metrics.jsonl."""
+"""`processes` or `nodes` > 1: children that train, followed through metrics.jsonl."""
 
 import importlib.util
 import json
@@ -11,36 +11,53 @@ from pathlib import Path
 
 import torch
 
-from mimlab.errors import Failed
+from mimlab.errors import Failed, Refused
 from mimlab.progress import Bar
 from mimlab.run import Run, write
 
 
 def command(cfg, path):
-    """The command that trains the settings in the file `path` with `cfg.processes` processes.
+    """The command that trains the settings in the file `path` with `cfg.processes` processes on each of `cfg.nodes`.
 
     On a CPU torchrun, since there `accelerate launch` silently runs one process; on GPUs
-    `accelerate launch`, which honours the user's `accelerate config`. Each picks a free port.
+    `accelerate launch`, which honours the user's `accelerate config`. Each picks a free port. On many
+    nodes one torchrun a node, started by SLURM within the job that we are in.
     """
     work = ["-m", "mimlab", "pretrain", "--settings", str(path)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={cfg.processes}"]
+    if cfg.nodes > 1:
+        meet = ["--rdzv_backend=c10d", f"--rdzv_endpoint={meeting()}", f"--rdzv_id={os.environ['SLURM_JOB_ID']}"]
+        return [*srun(cfg.nodes), *torchrun, f"--nnodes={cfg.nodes}", *meet, *work]
     if cfg.device == "cpu" or not torch.cuda.is_available():
-        return [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc_per_node={cfg.processes}",
-            *work,
-        ]
+        return [*torchrun, "--standalone", *work]
     head = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port=0"]
     return [*head, f"--num_processes={cfg.processes}", f"--mixed_precision={cfg.precision}", *work]
+
+
+def srun(nodes):
+    """One task on each node of our SLURM job, beside the step that we are in ourselves; all end if one does."""
+    return ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+
+
+def meeting():
+    """host:port at which the processes of our SLURM job find each other: its first node, a port by its number."""
+    names = os.environ["SLURM_JOB_NODELIST"]
+    done = subprocess.run(["scontrol", "show", "hostnames", names], capture_output=True, text=True, check=True)
+    return f"{done.stdout.split()[0]}:{20_000 + int(os.environ['SLURM_JOB_ID']) % 20_000}"
 
 
 def launch(cfg, run, report):
     """Start the children, show their progress here, stop them when interrupted; returns the `Run`.
 
-    A child that dies ends all; the error has the tail of their output (`workers.log` has it all).
+    A child that dies ends all; the error has the tail of their output (`workers.log` has it all). Raises Refused where
+    there are fewer nodes than asked for.
     """
+    there = int(os.environ.get("SLURM_JOB_NUM_NODES", 1))
+    if cfg.nodes > there:
+        raise Refused(
+            f"nodes = {cfg.nodes}: there is {there} here; start inside a SLURM job of {cfg.nodes} nodes, as "
+            "mimlab study --executor slurm does"
+        )
     run.make()
     settings, log = run.path / "launch.json", run.path / "workers.log"
     write(settings, json.dumps(cfg.dict()))
@@ -78,7 +95,7 @@ def launch(cfg, run, report):
             if bar is not None:
                 bar.close()
     if child.returncode != 0:
-        raise Failed(f"{cfg.processes} processes ended with code {child.returncode}; {log} ends:\n{tail(log)}")
+        raise Failed(f"{cfg.world} processes ended with code {child.returncode}; {log} ends:\n{tail(log)}")
     return Run.open(run.path)
 
 

@@ -18,6 +18,7 @@ from mimlab.layers import decay_groups, schedule
 from mimlab.log import Log
 from mimlab.looking import film
 from mimlab.methods import Batch, Progress
+from mimlab.parallel import Copies, Shards
 from mimlab.run import Run
 
 PROBE = 5000  # training images that a k-NN probe in training looks at
@@ -26,12 +27,12 @@ PROBE = 5000  # training images that a k-NN probe in training looks at
 def pretrain(cfg, report=None):
     """Pre-train as `cfg` (a `Pretrain`) says and return the `Run`; goes on where its folder stopped.
 
-    `report(row)` is called with each line of metrics.jsonl. With `processes` > 1 the work is done by
-    child processes and followed here. Ctrl-C and SIGTERM save a checkpoint first. Raises `Refused`.
+    `report(row)` is called with each line of metrics.jsonl. With `processes` or `nodes` > 1 the work is done
+    by child processes and followed here. Ctrl-C and SIGTERM save a checkpoint first. Raises `Refused`.
     """
     cfg = cfg.resolved()
     run = Run(cfg.folder())
-    if cfg.processes > 1 and "LOCAL_RANK" not in os.environ:
+    if cfg.world > 1 and "LOCAL_RANK" not in os.environ:
         from mimlab.launch import launch
 
         return launch(cfg, run, report)
@@ -76,7 +77,7 @@ def _train(cfg, run, report):
     if world() == 1:  # in a notebook an earlier run may have had another precision or device
         AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
-        cpu=cfg.device == "cpu" or (cfg.processes > 1 and not torch.cuda.is_available()),
+        cpu=cfg.device == "cpu" or (cfg.world > 1 and not torch.cuda.is_available()),
         mixed_precision=cfg.precision,
         gradient_accumulation_steps=cfg.accumulate,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
@@ -109,9 +110,13 @@ def _train(cfg, run, report):
     # -- optimiser ----------------------------------------------------------------------------------
     spared = tuple(name for name in cfg.no_decay.split(",") if name)
     peak, floor = (rate * cfg.batch_size / 256 for rate in (cfg.lr, cfg.min_lr))
-    groups = decay_groups(plain, cfg.weight_decay, spared)
-    optimiser = torch.optim.AdamW(groups, lr=peak, betas=(0.9, cfg.beta2), fused=device.type in ("cpu", "cuda"))
-    method, optimiser = accelerator.prepare(plain, optimiser)
+
+    def adamw(method):
+        groups = decay_groups(method, cfg.weight_decay, spared)
+        return torch.optim.AdamW(groups, lr=peak, betas=(0.9, cfg.beta2), fused=device.type in ("cpu", "cuda"))
+
+    parallel = (Shards if cfg.parallel == "fsdp" else Copies)(accelerator, plain, adamw)
+    method, optimiser = parallel.method, parallel.optimiser
     warmup = round(steps * cfg.warmup_epochs / cfg.epochs)
 
     # -- resume -------------------------------------------------------------------------------------
@@ -119,7 +124,7 @@ def _train(cfg, run, report):
     start = max(saved, default=0)
     if saved:
         try:
-            accelerator.load_state(str(saved[start]))
+            parallel.load(saved[start])
         except Exception as error:  # safetensors, zip and pickle each have their own
             raise Refused(
                 f"checkpoint {saved[start]} is truncated or damaged ({str(error).splitlines()[0]}); delete that folder to begin anew"
@@ -127,7 +132,7 @@ def _train(cfg, run, report):
     if first:
         run.forget_after(start)
         film.forget_after(run, start)
-    camera = film.Camera(cfg, run, filmed, plain) if filmed is not None else None
+    camera = film.Camera(cfg, run, filmed, parallel.shown) if filmed is not None else None
     if camera and start == 0:
         camera.take(0)
     log = Log(cfg, run, accelerator, steps, each, start, report, test)
@@ -142,8 +147,9 @@ def _train(cfg, run, report):
 
     def save(step):
         accelerator.wait_for_everyone()
+        parallel.gather()
         if first:
-            run.save(step, lambda folder: accelerator.save_state(str(folder)), cfg.keep_weights)
+            run.save(step, parallel.save, cfg.keep_weights)
             if camera:
                 camera.take(step)
         accelerator.wait_for_everyone()
@@ -172,7 +178,7 @@ def _train(cfg, run, report):
                     norm = None
                     if accelerator.sync_gradients:
                         if cfg.clip:
-                            norm = accelerator.clip_grad_norm_(method.parameters(), cfg.clip)
+                            norm = parallel.clip(cfg.clip)
                         else:
                             accelerator.unscale_gradients()
                         plain.before_step(progress)
@@ -190,7 +196,8 @@ def _train(cfg, run, report):
             if done % cfg.log_every == 0 or save_now or leave:
                 log.write(done, rate, last_good)
             if epoch_ends and cfg.knn_every and ((done // each) % cfg.knn_every == 0 or done == steps):
-                log.probe(done, plain)
+                parallel.gather()
+                log.probe(done, parallel.shown)
             if save_now or leave:
                 save(done)
                 last_good = done
@@ -198,9 +205,10 @@ def _train(cfg, run, report):
                 raise KeyboardInterrupt(f"stopped at step {done} of {steps}; start the same run again to go on")
 
     # -- finish -------------------------------------------------------------------------------------
+    parallel.gather()
     if first:
-        run.write_weights("method", plain)
-        run.write_weights("encoder", plain.deployed.trunk)
+        run.write_weights("method", parallel.shown)
+        run.write_weights("encoder", parallel.shown.deployed.trunk)
     accelerator.wait_for_everyone()
     return run
 

@@ -76,7 +76,11 @@ class Pretrain(Settings):
     drop_path: float | None = setting(None, "stochastic depth in the encoder")
     precision: str = setting("no", "no, bf16 or fp16; bf16 is slower than no on most CPUs, fp16 needs a GPU")
     device: str = setting("auto", "auto, cpu, cuda or mps")
-    processes: int = setting(1, "processes on this machine, one per GPU; batch_size is shared among them")
+    processes: int = setting(1, "processes on a machine, one per GPU; batch_size is shared among them")
+    nodes: int = setting(1, "machines, each with so many processes; more than one inside a SLURM job")
+    parallel: str = setting(
+        "ddp", "what each process holds: ddp, a whole copy; fsdp, its part of weights and optimiser, for large encoders"
+    )
     workers: int = setting(0, "loader processes; with few cores 0 is fastest")
     seed: int = setting(0, "of everything that is drawn")
     knn_every: int = setting(5, "epochs between k-NN probes, where the data has labels; 0: never")
@@ -88,7 +92,19 @@ class Pretrain(Settings):
     run: str | None = setting(None, "name of the run folder; None: method-encoder-data-seed-hash")
 
     # What may differ when a run goes on.
-    FREE = ("out", "run", "workers", "log_every", "checkpoint_every", "keep_weights", "film", "device", "processes")
+    FREE = (
+        "out",
+        "run",
+        "workers",
+        "log_every",
+        "checkpoint_every",
+        "keep_weights",
+        "film",
+        "device",
+        "processes",
+        "nodes",
+        "parallel",
+    )
 
     def resolved(self):
         """Every None replaced by the recipe, every name and combination checked; reads no data."""
@@ -129,7 +145,7 @@ class Pretrain(Settings):
         for name, low, high in (
             ("fraction", 1e-9, 1), ("image_size", 2, 4096), ("cache_size", self.image_size, 8192), ("batch_size", 1, 1_000_000), ("accumulate", 1, 10_000),
             ("epochs", 1, 1_000_000), ("vocab", 2, 1_000_000), ("lr", 0, 100), ("min_lr", 0, 100), ("weight_decay", 0, 10), ("weight_decay_end", 0, 10),
-            ("beta2", 0.5, 0.99999), ("clip", 0, 1e6), ("drop_path", 0, 0.9), ("processes", 1, 1024), ("workers", 0, 256),
+            ("beta2", 0.5, 0.99999), ("clip", 0, 1e6), ("drop_path", 0, 0.9), ("processes", 1, 1024), ("nodes", 1, 1024), ("workers", 0, 256),
             ("knn_every", 0, 1_000_000), ("checkpoint_every", 0, 1_000_000), ("log_every", 1, 1_000_000), ("film", 0, 64),
         ):  # fmt: skip
             within(name, getattr(self, name), low, high)
@@ -138,13 +154,14 @@ class Pretrain(Settings):
             raise Refused(f"schedule = {self.schedule!r}; there are: {', '.join(SCHEDULES)}")
         if self.updates not in ("epochs", "imagenet300") and not (self.updates.isdigit() and int(self.updates) > 0):
             raise Refused(f"updates = {self.updates!r}: a number of steps, imagenet300, or None")
-        parts = self.processes * self.accumulate
+        parts = self.world * self.accumulate
         if self.batch_size % parts:
             raise Refused(
-                f"batch_size = {self.batch_size} cannot be shared by {self.processes} processes in {self.accumulate} parts; "
+                f"batch_size = {self.batch_size} cannot be shared by {self.world} processes in {self.accumulate} parts; "
                 f"use a multiple of {parts}"
             )
         check_device(self.device, self.precision, self.processes)
+        self.check_parallel()
         data.check(self.data, self.data_args)
         if self.tokenizer != "none":
             check_options("tokenizer_args", self.tokenizer_args, find("tokenizers", self.tokenizer).Tokenizer)
@@ -163,9 +180,9 @@ class Pretrain(Settings):
             for progress in (0.0, 1.0):
                 masks.count(n, masks.ratio(progress, self.mask_ratio, **self.mask_schedule))
             masks.check(self.mask, model.encoder.grid, self.mask_ratio, self.mask_args)
-        if callable(self.mask) and self.processes > 1:
+        if callable(self.mask) and self.world > 1:
             raise Refused(
-                f"processes = {self.processes}: mask = {label(self.mask)} lives in this kernel only; put it into a module of "
+                f"processes = {self.world}: mask = {label(self.mask)} lives in this kernel only; put it into a module of "
                 "yours and give its dotted name, or use processes = 1"
             )
         if self.accumulate > 1 and model.couples_images:
@@ -173,6 +190,28 @@ class Pretrain(Settings):
                 f"accumulate = {self.accumulate}: {self.method}'s loss compares the images of a step with each other, so parts "
                 "would have fewer negatives than the whole; use accumulate = 1 with a smaller batch_size, or more processes"
             )
+
+    def check_parallel(self):
+        """Refuse what cannot be cut."""
+        from mimlab import masks
+
+        if self.parallel not in ("ddp", "fsdp"):
+            raise Refused(f"parallel = {self.parallel!r}; there are: ddp, fsdp")
+        if self.parallel == "ddp":
+            return
+        if self.world == 1:
+            raise Refused(
+                "parallel = 'fsdp' cuts a method among processes, and there is one; use processes = 2 or more"
+            )
+        if self.precision == "fp16":
+            raise Refused("parallel = 'fsdp': precision = fp16 scales gradients that are whole; use bf16")
+        if self.mask != "none" and masks.asks(self.mask):
+            raise Refused(f"parallel = 'fsdp': mask = {label(self.mask)} asks the whole method at each step; use ddp")
+
+    @property
+    def world(self):
+        """All processes of the run."""
+        return self.nodes * self.processes
 
     def build(self, tokenizer=None, classes=None):
         """The method with fresh weights; without a fitted `tokenizer`, with an empty one of the right size.

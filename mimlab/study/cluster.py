@@ -1,10 +1,11 @@
-"""The same workers as SLURM jobs, through submitit: one array for a study.
+"""The same workers as SLURM jobs, through submitit: an array of jobs for a study.
 
 A job that is preempted, or reaches its time limit, is asked to save (submitit's signal, 90 s ahead), put back into the
 queue, and goes on from its checkpoint. Submitting a study twice does no harm: a worker whose job is done, or has
 another worker, ends at once.
 """
 
+import os
 import subprocess
 import time
 
@@ -16,7 +17,7 @@ from mimlab.study.worker import ELSEWHERE
 # what may be said -> submitit's name for it
 OPTIONS = {
     "partition": "slurm_partition", "account": "slurm_account", "qos": "slurm_qos", "constraint": "slurm_constraint", "time": "timeout_min",
-    "gpus_per_node": "gpus_per_node", "nodes": "nodes", "cpus_per_task": "cpus_per_task", "mem_gb": "mem_gb", "requeue": "requeue",
+    "gpus_per_node": "gpus_per_node", "cpus_per_task": "cpus_per_task", "mem_gb": "mem_gb", "requeue": "requeue",
 }  # fmt: skip
 REQUEUE = 3  # times that a job may reach its time limit; preemptions are not counted
 
@@ -28,7 +29,12 @@ class Worker:
         self.job, self.retry, self.threads, self.child = job, retry, threads, None
 
     def __call__(self):
-        """Execute the job; an error is the worker's last lines, where `submitit` keeps it."""
+        """Execute the job; an error is the worker's last lines, where `submitit` keeps it.
+
+        submitit calls it on each node; the worker is on the first, and reaches the others by itself.
+        """
+        if os.environ.get("SLURM_PROCID", "0") != "0":
+            return 0
         self.job.path.mkdir(parents=True, exist_ok=True)
         log = self.job.path / "study.log"
         with open(log, "a") as out:
@@ -59,20 +65,23 @@ def check(given):
     """SLURM options as numbers and names, checked: {name: value}."""
     found = {}
     for name, value in given.items():
+        if name == "nodes":
+            raise Refused("slurm: nodes is a setting of the run, which may differ among them; use -p nodes, or base")
         if name not in OPTIONS:
             raise Refused(f"slurm: no option {name!r}{closest(name, OPTIONS)}; there are: {', '.join(OPTIONS)}")
-        if name in ("time", "gpus_per_node", "nodes", "cpus_per_task", "mem_gb", "requeue"):
+        if name in ("time", "gpus_per_node", "cpus_per_task", "mem_gb", "requeue"):
             if not str(value).isdigit():
                 raise Refused(f"slurm: {name} = {value!r} is not a whole number{' of minutes' * (name == 'time')}")
             value = int(value)
         found[name] = value
-    if found.get("nodes", 1) != 1:
-        raise Refused(f"slurm: nodes = {found['nodes']}: a run trains on one node; use gpus_per_node and `processes`")
     return found
 
 
-def executor(folder, given, at_once, cluster="slurm"):
-    """submitit's executor with the options of `check`; at most `at_once` jobs of an array run at a time."""
+def executor(folder, given, at_once, cluster="slurm", nodes=1):
+    """submitit's executor with the options of `check`; at most `at_once` jobs of an array run at a time.
+
+    A job has `nodes` machines; its worker is on the first, and starts the processes of the others (`mimlab.launch`).
+    """
     try:
         import submitit
     except ImportError:
@@ -86,15 +95,21 @@ def executor(folder, given, at_once, cluster="slurm"):
     except RuntimeError as error:  # no sbatch on this machine
         raise Refused(f"executor = {cluster}: {error}") from None
     options = {OPTIONS[name]: value for name, value in given.items()}
-    found.update_parameters(name="mimlab", tasks_per_node=1, **options)
+    found.update_parameters(name="mimlab", tasks_per_node=1, nodes=nodes, **options)
     if cluster == "slurm":
         found.update_parameters(slurm_array_parallelism=at_once, slurm_additional_parameters={"requeue": True})
     return found
 
 
 def submit(jobs, folder, given, at_once, retry=False, cluster="slurm"):
-    """Hand the jobs to the cluster as one array and return submitit's jobs; nothing waits for them."""
-    found = executor(folder, given, at_once, cluster)
-    threads = int(given.get("cpus_per_task", 1))
-    with found.batch():
-        return [found.submit(Worker(job, retry, threads)) for job in jobs]
+    """Hand the jobs to the cluster, one array for those with as many nodes; nothing waits for them.
+
+    Returns submitit's jobs in the order of `jobs`.
+    """
+    threads, submitted = int(given.get("cpus_per_task", 1)), {}
+    for nodes in sorted({job.settings.get("nodes", 1) for job in jobs}):
+        found = executor(folder, given, at_once, cluster, nodes)
+        with found.batch():
+            alike = [job for job in jobs if job.settings.get("nodes", 1) == nodes]
+            submitted |= {job.name: found.submit(Worker(job, retry, threads)) for job in alike}
+    return [submitted[job.name] for job in jobs]

@@ -96,7 +96,7 @@ def test_options_are_checked_before_anything_is_submitted():
     for given, said in (
         ({"partiton": "gpu"}, "did you mean 'partition'"),
         ({"time": "1:30"}, "whole number of minutes"),
-        ({"nodes": 2}, "a run trains on one node"),
+        ({"nodes": 2}, "nodes is a setting of the run"),
     ):
         with pytest.raises(Refused, match=said):
             cluster.check(given)
