@@ -2,7 +2,7 @@
 
 | | features | norm | optimiser | lr for 256 | epochs, warm-up |
 | --- | --- | --- | --- | --- | --- |
-| dino | class tokens of the last 4 blocks, each after the final norm | none | SGD, momentum 0.9 | 0.001 | 100, 0 |
+| dino | class tokens of the last 4 blocks, each after the final norm; from a width of 768 on the last block's with its mean patch | none | SGD, momentum 0.9 | 0.001 | 100, 0 |
 | mae | class token after the final norm | BatchNorm without affine | LARS, momentum 0.9 | 0.1 | 90, 10 |
 | beit | each block's class token and mean patch, without a norm: a classifier each | none | AdamW, decay 1e-4 | 0.001 | 100, 0 |
 
@@ -33,7 +33,7 @@ PROTOCOLS = {
     "mae": {"optimiser": "lars", "official": 0.1, "epochs": 90, "warmup": 10, "norm": True},
     "beit": {"optimiser": "adamw", "official": 0.001, "epochs": 100, "warmup": 0, "norm": False},
 }
-LAST = 4  # blocks of dino's ViT-S
+LAST, LARGE = 4, 768  # blocks of dino's ViT-S; the width from which it reads the last block only, as for its ViT-B
 
 
 def evaluate(
@@ -113,6 +113,8 @@ def source(encoder, protocol, mean):
     if protocol == "dino":
         if not inside:
             return "class token", lambda encoder, pixels: {"output": encoder.features(pixels, "cls").float()}
+        if encoder.dim >= LARGE:
+            return "class token and mean of the patches, after the final norm", both
         last = names(encoder)[:-1][-LAST:]
         return f"class tokens of the last {len(last)} blocks", partial(normed, last)
     said = "class token and mean of the patches" if inside else "mean of the patches"
@@ -126,6 +128,12 @@ def has_class_tokens(encoder):
     )
     with torch.no_grad():
         return encoder.embed(blank).shape[1] > encoder.grid[0] * encoder.grid[1]
+
+
+def both(encoder, pixels):
+    """Class token and mean patch after the final norm, side by side: {"output": (B, 2 D)}."""
+    cls, patches = encoder(pixels)
+    return {"output": torch.cat([cls, patches.mean(dim=1)], dim=1).float()}
 
 
 def normed(last, encoder, pixels):

@@ -2,7 +2,7 @@
 
 Columns: what the study varies, `run`, `state`, `said` (why it failed), `images`, `steps`, `images_per_s`, `hours` of
 training, `evaluation`, `start` ("scratch" for the encoder without pre-training), `values` (one a seed of the
-evaluation) and every number that the evaluation gives; without evaluations the last loss and k-NN accuracy.
+evaluation), every number that the evaluation gives, `low` and `high` (its 95 % interval); without evaluations the last loss and k-NN accuracy.
 """
 
 import csv
@@ -64,7 +64,8 @@ def _evaluation(task):
             for name, value in result.items()
             if isinstance(value, (int, float)) and not isinstance(value, bool)
         }
-        found.append(row | numbers | {"seconds": content.get("seconds")})
+        low, high = result.get("interval") or (None, None)
+        found.append(row | numbers | {"low": low, "high": high, "seconds": content.get("seconds")})
     return found
 
 

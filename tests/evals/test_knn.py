@@ -1,6 +1,8 @@
 """Weighted k-NN against DINO's own numbers, and around an encoder."""
 
 import re
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -76,6 +78,24 @@ def test_many_keys_are_searched_fast_in_bounded_memory():
         knn.votes(keys, torch.arange(60_000) % 10, queries, classes=10)
     assert time.process_time() - began < 2 * 40 * 500 / 10_000  # of 20 s on two cores for 10,000 queries, twice
     assert max(largest) <= knn.ROOM and len(largest) > 1
+
+
+@pytest.mark.slow
+def test_ten_thousand_queries_against_sixty_thousand_keys():
+    """20 s of processor time, and no more memory than the features, a normalised copy and `ROOM` some times over."""
+    code = """
+import resource, time
+import torch
+from mimlab.evals import knn
+knn.votes(torch.randn(100, 192), torch.arange(100) % 10, torch.randn(10, 192), classes=10)
+keys, queries = torch.randn(60_000, 192), torch.randn(10_000, 192)
+before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+knn.votes(keys, torch.arange(60_000) % 10, queries, classes=10)
+print(time.process_time() - began, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    seconds, megabytes = map(float, said.split())
+    assert seconds < 20 and megabytes < 400  # all similarities at once would be 2,289 MB
 
 
 def test_features_that_are_not_finite_are_refused():

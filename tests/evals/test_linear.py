@@ -77,6 +77,15 @@ def test_dino_reads_normed_class_tokens_and_beit_each_block(encoder):
     assert said == "mean of the patches" and torch.equal(compute(encoder, images)["output"], encoder.features(images))
 
 
+def test_dino_reads_the_last_block_of_a_wide_encoder_with_its_mean_patch():
+    wide = encoders.create("vit", 16, 8, dim=768, depth=1, heads=2).eval()
+    images = torch.rand(2, 3, 16, 16)
+    said, compute = source(wide, "dino", False)
+    cls, patches = wide(images)
+    assert said == "class token and mean of the patches, after the final norm"
+    assert torch.allclose(compute(wide, images)["output"], torch.cat([cls, patches.mean(1)], dim=1), atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["xcit", "resnet18", "vit"])
 def test_encoders_without_class_tokens_in_their_blocks(name):
     options = {
@@ -120,3 +129,14 @@ def test_ten_thousand_features_take_seconds():
     began = time.process_time()
     probed("dino", train, labels, test, truth, epochs=5)  # a twentieth of the protocol
     assert time.process_time() - began < 2 * 60 / 20  # 30 s on two cores
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["dino", "mae"])
+def test_a_whole_protocol_on_ten_thousand_features_takes_half_a_minute(protocol):
+    """As `evaluate` does it, with the choice of the learning rate; processor time, so that a busy machine does not matter."""
+    (train, labels), (test, truth) = clouds(10_000, 192, 10), clouds(2_000, 192, 10, seed=1)
+    recipe = {"epochs": PROTOCOLS[protocol]["epochs"], "warmup": PROTOCOLS[protocol]["warmup"]}
+    began = time.process_time()
+    found = probed(protocol, train, labels, test, truth, **recipe)
+    assert time.process_time() - began < 30 and found["top1"] == 100
