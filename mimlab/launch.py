@@ -70,7 +70,7 @@ def launch(cfg, run, report):
     )
     if not run.finished:
         run.forget_after(max(run.checkpoints(), default=0))  # what the children will do again
-    seen, bar = 0, None
+    seen, bar = 0, None  # `seen`: bytes of metrics.jsonl
     with open(log, "w") as out:
         child = subprocess.Popen(
             command(cfg, settings), stdout=out, stderr=subprocess.STDOUT, env=env, start_new_session=True
@@ -78,13 +78,12 @@ def launch(cfg, run, report):
         try:
             while True:
                 ended = child.poll() is not None
-                rows = run.metrics()
-                for row in rows[seen:]:
+                rows, seen = run.metrics_since(seen)
+                for row in rows:
                     bar = bar or Bar(row["steps"], 0, cfg.method)
                     bar.show(row)
                     if report is not None:
                         report(row)
-                seen = len(rows)
                 if ended:
                     break
                 time.sleep(0.3)

@@ -129,6 +129,23 @@ class Run:
                 rows.append(json.loads(line))
         return rows
 
+    def metrics_since(self, at):
+        """Rows of metrics.jsonl from byte `at` on, whole lines only, and the byte where the next one will begin.
+
+        A long run is followed at the cost of what is new.
+        """
+        try:
+            with open(self.path / "metrics.jsonl", "rb") as file:
+                file.seek(at)
+                whole = file.read().rpartition(b"\n")[0]
+        except FileNotFoundError:
+            return [], at
+        rows = []
+        for line in whole.splitlines():
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
+        return rows, at + len(whole) + bool(whole)
+
     def last(self):
         """The last value of each quantity of metrics.jsonl, in order of first appearance."""
         return {name: value for row in self.metrics() for name, value in row.items()}

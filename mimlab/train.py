@@ -49,12 +49,15 @@ class Batches(Dataset):
 
     def __init__(self, images, augment, cfg, each):
         self.images, self.augment, self.cfg, self.each = images, augment, cfg, each
+        self.order = None, None  # of the latest epoch: drawn at every step it would cost a million numbers each time
 
     def rows(self, step):
         """Rows of the whole batch of `step`: a permutation an epoch, its tail dropped."""
         epoch, place = divmod(step, self.each)
-        order = torch.randperm(len(self.images), generator=generator_for(self.cfg.seed, epoch, "order"))
-        return order[place * self.cfg.batch_size : (place + 1) * self.cfg.batch_size]
+        if self.order[0] != epoch:
+            generator = generator_for(self.cfg.seed, epoch, "order")
+            self.order = epoch, torch.randperm(len(self.images), generator=generator)
+        return self.order[1][place * self.cfg.batch_size : (place + 1) * self.cfg.batch_size].clone()
 
     def __getitem__(self, step):
         rows = self.rows(step)

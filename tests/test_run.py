@@ -127,3 +127,19 @@ def test_the_last_value_of_each_quantity(tmp_path):
     for row in ({"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "lr": 0.1}, {"step": 2, "knn_top1": 50.0}):
         run.append(row)
     assert run.last() == {"step": 2, "loss": 1.0, "lr": 0.1, "knn_top1": 50.0}
+
+
+def test_rows_are_followed_from_where_they_were_read(tmp_path):
+    run = Run(tmp_path)
+    assert run.metrics_since(0) == ([], 0)
+    run.append({"step": 1})
+    rows, at = run.metrics_since(0)
+    assert rows == [{"step": 1}] and run.metrics_since(at) == ([], at)
+    run.append({"step": 2})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3')  # being written
+    rows, at = run.metrics_since(at)
+    assert rows == [{"step": 2}]
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write("}\n")
+    assert run.metrics_since(at)[0] == [{"step": 3}]

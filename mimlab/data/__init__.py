@@ -180,12 +180,11 @@ def holdout(names, labels, share):
 
 def _first(order, labels, fraction, at_least):
     """Sorted rows with the smallest `order` in each class, round(fraction * class size) of them."""
-    kept = []
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        count = max(at_least, int(fraction * len(rows) + 0.5))
-        kept.append(rows[np.argsort(order[rows], kind="stable")[:count]])
-    return np.sort(np.concatenate(kept)) if kept else np.zeros(0, np.int64)
+    rows = np.lexsort((order, labels))  # class by class, each in its order: one sort, however many classes
+    sizes = np.unique(labels, return_counts=True)[1]  # (C,)
+    counts = np.maximum(at_least, (fraction * sizes + 0.5).astype(np.int64))
+    place = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # of a row in its class
+    return np.sort(rows[place < np.repeat(counts, sizes)])
 
 
 def _scramble(rows, seed):

@@ -14,6 +14,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from mimlab.data._pixels import blur, luma, resized_crops, shift_hue
 from mimlab.errors import Refused
 
 # DINO's strengths (Caron et al., 2021, code), blur and solarisation as on average over its two global views
@@ -29,8 +30,7 @@ STRONG = {
 
 TRIES = 10  # random sizes tried for a crop, then the centre; torchvision's number
 SIGMA = (0.1, 2.0)  # of the blur, in pixels of a 224-pixel image
-DENSE = 48  # up to this side one batched product beats a loop over images on a CPU
-GREY = (0.2989, 0.587, 0.114)  # torchvision's
+ROOM = 1 << 16  # pixels changed at a time on a CPU: a dozen passes over them stay in its cache
 
 
 class Augment:
@@ -95,19 +95,22 @@ class Augment:
         }
 
     def apply(self, images, draws):
-        """uint8 images (B, 3, H, W) and their rows of `draw` -> float (B, 3, size, size) in [0, 1]."""
+        """uint8 images (B, 3, H, W) and their rows of `draw` -> float (B, 3, size, size) in [0, 1].
+
+        With V * B rows of `draw`: V views of each image, (V * B, 3, size, size), those of the first draws first.
+        """
         height, width = images.shape[2:]
         boxes = self.boxes(draws, height, width)
         flipped = draws["flip"] < self.flip
         x = resized_crops(images, boxes, flipped, self.size)
         if any(self.jitter):
-            x = _on(x, draws["jitter"] < self.jitter_p, self._jittered, draws["strength"])
+            _change(x, draws["jitter"] < self.jitter_p, self._jittered, draws["strength"])
         if self.grey:
-            x = _on(x, draws["grey"] < self.grey, lambda y: luma(y).expand_as(y))
+            _change(x, draws["grey"] < self.grey, luma)
         if self.blur:
-            x = _on(x, draws["blur"] < self.blur, self._blurred, draws["sigma"])
+            _change(x, draws["blur"] < self.blur, self._blurred, draws["sigma"])
         if self.solarize:
-            x = _on(x, draws["solarize"] < self.solarize, lambda y: torch.where(y >= 0.5, 1 - y, y))
+            _change(x, draws["solarize"] < self.solarize, lambda y: torch.minimum(y, 1 - y))
         return x
 
     def boxes(self, draws, height, width):
@@ -130,19 +133,19 @@ class Augment:
         return torch.where(fits.any(dim=1, keepdim=True), boxes, fallback)
 
     def _jittered(self, x, u):
-        brightness, contrast, saturation, hue = self.jitter
+        brightness, contrast, saturation, hue = self.jitter  # x is a copy, and changed in place
 
         def factor(i, strength):
             return _between(u[:, i], max(0.0, 1 - strength), 1 + strength).to(x)[:, None, None, None]
 
         if brightness:
-            x = (x * factor(0, brightness)).clamp(0, 1)
+            x = x.mul_(factor(0, brightness)).clamp_(0, 1)
         if contrast:
             # in two steps: one sum over a single image would be split between threads, and round differently
             mean = luma(x).mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)
-            x = torch.lerp(mean, x, factor(1, contrast)).clamp(0, 1)
+            x = torch.lerp(mean, x, factor(1, contrast)).clamp_(0, 1)
         if saturation:
-            x = torch.lerp(luma(x), x, factor(2, saturation)).clamp(0, 1)
+            x = torch.lerp(luma(x), x, factor(2, saturation)).clamp_(0, 1)
         if hue:
             x = shift_hue(x, _between(u[:, 3], -hue, hue).to(x))
         return x
@@ -166,100 +169,12 @@ class Plain:
         return F.interpolate(x, (self.size, self.size), mode="bicubic", antialias=True).clamp(0, 1)
 
 
-def resized_crops(images, boxes, flipped, size):
-    """Crops of uint8 images, bicubic, antialiased and perhaps mirrored: float (B, 3, size, size) in [0, 1].
-
-    boxes: int64 (B, 4) on the CPU; flipped: bool (B,) on the CPU. Small images and accelerators take the
-    batched product, large images on a CPU torch's own uint8 kernel, one image at a time (2 to 6 times as fast
-    from 64 pixels).
-    """
-    if images.device.type != "cpu" or max(*images.shape[2:], size) <= DENSE:
-        return _crops_at_once(images, boxes, flipped, size)
-    return _crops_one_by_one(images, boxes, flipped, size)
-
-
-def _crops_at_once(images, boxes, flipped, size):
-    batch, channels, height, width = images.shape
-    top, left, h, w = boxes.to(images.device).unbind(1)
-    rows = _weights(top, h, height, size)  # (B, size, H)
-    columns = _weights(left, w, width, size)  # (B, size, W)
-    columns = torch.where(flipped.to(images.device)[:, None, None], columns.flip(1), columns)
-    x = images.float().reshape(batch, channels * height, width)
-    x = torch.bmm(x, columns.transpose(1, 2)).reshape(batch, channels, height, size)
-    return torch.matmul(rows[:, None], x).div_(255).clamp_(0, 1)
-
-
-def _crops_one_by_one(images, boxes, flipped, size):
-    out = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
-    for i, (top, left, h, w) in enumerate(boxes.tolist()):
-        crop = images[i : i + 1, :, top : top + h, left : left + w]
-        if (h, w) != (size, size):
-            crop = F.interpolate(crop, (size, size), mode="bicubic", antialias=True)
-        out[i] = crop[0].flip(2) if flipped[i] else crop[0]
-    return out.float().div_(255)
-
-
-def _weights(start, length, full, size):
-    """Bicubic antialiased resampling of [start, start + length) to `size`: float (B, size, full), rows sum to
-    1.
-
-    The cubic of Keys (1981) with a = -0.5, widened by the factor of reduction: Pillow's and torch's rule.
-    """
-    step = (length / size)[:, None]  # (B, 1)
-    centre = start[:, None] + (torch.arange(size, device=start.device) + 0.5) * step  # (B, size)
-    pixel = torch.arange(full, device=start.device)
-    x = ((pixel + 0.5 - centre[..., None]) / step.clamp(min=1)[..., None]).abs()  # (B, size, full)
-    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
-    inside = (pixel >= start[:, None]) & (pixel < (start + length)[:, None])  # (B, full)
-    weights = torch.where(x < 1, near, torch.where(x < 2, far, 0)) * inside[:, None]
-    return weights / weights.sum(dim=2, keepdim=True)
-
-
-def luma(x):
-    """Grey value of RGB images: (B, 3, H, W) -> (B, 1, H, W)."""
-    r, g, b = x.unbind(1)
-    return (GREY[0] * r + GREY[1] * g + GREY[2] * b).unsqueeze(1)
-
-
-def shift_hue(x, shift):
-    """Turn the hue of RGB images (B, 3, H, W) by `shift` (B,) of a full circle."""
-    high, low = x.amax(dim=1), x.amin(dim=1)  # (B, H, W)
-    chroma = high - low
-    r, g, b = x.unbind(1)
-    safe = torch.where(chroma > 0, chroma, 1)
-    hue = torch.where(high == r, (g - b) / safe, torch.where(high == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
-    hue = (hue / 6 + shift[:, None, None]) % 1 * 6
-    # value - chroma * max(0, min(k, 4 - k, 1)), k = (n + hue) mod 6, n = 5, 3, 1 for r, g, b
-    channels = []
-    for n in (5, 3, 1):
-        k = (n + hue) % 6
-        channels.append(high - chroma * torch.minimum(k, 4 - k).clamp(0, 1))
-    return torch.stack(channels, dim=1)
-
-
-def blur(x, sigma, radius):
-    """Gaussian blur of images (B, 3, H, W), each with its own `sigma` (B,) in pixels, cut at `radius`.
-
-    The border is mirrored. Two grouped convolutions, a row and a column of weights for each image.
-    """
-    batch, channels, height, width = x.shape
-    radius = min(radius, height - 1, width - 1)  # what mirroring can fill
-    offset = torch.arange(-radius, radius + 1, device=x.device)
-    kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)  # (B, 2 * radius + 1)
-    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)[:, None, None]
-    y = F.pad(x, (radius,) * 4, mode="reflect")
-    y = y.reshape(1, batch * channels, height + 2 * radius, width + 2 * radius)
-    y = F.conv2d(y, kernel, groups=batch * channels)
-    return F.conv2d(y, kernel.transpose(2, 3), groups=batch * channels).reshape(x.shape)
-
-
-def _on(x, chosen, change, *numbers):
-    """`change` applied to the chosen images only; chosen on the CPU, so that no device is waited for."""
-    rows = chosen.nonzero().squeeze(1)
-    if not len(rows):
-        return x
-    there = rows.to(x.device)
-    return x.index_copy(0, there, change(x[there], *(number[rows] for number in numbers)))
+def _change(x, chosen, change, *numbers):
+    """`change` the chosen images of x in place; chosen on the CPU, so that no device is waited for."""
+    some = len(x) if x.device.type != "cpu" else max(1, ROOM // x[0, 0].numel())
+    for rows in chosen.nonzero().squeeze(1).split(max(1, some)):
+        there = rows.to(x.device)
+        x[there] = change(x[there], *(number[rows] for number in numbers))
 
 
 def _between(u, low, high):

@@ -105,23 +105,30 @@ def _images(path, files):
 
 def _scan(path):
     """[relative path, size, mtime_ns] of every image below a folder, sorted, without hidden ones."""
-    found, seen = [], set()
-    for place, folders, files in os.walk(path, followlinks=True):
-        state = os.stat(place)
-        if (state.st_dev, state.st_ino) in seen:  # a link to a folder above
-            folders.clear()
+    found, seen, waiting = [], set(), [(os.fspath(path), "")]
+    while waiting:
+        place, prefix = waiting.pop()
+        folders = []
+        try:
+            state = os.stat(place)
+            entries = [] if (state.st_dev, state.st_ino) in seen else list(os.scandir(place))  # seen: a link to above
+        except OSError:  # a folder that may not be read
             continue
         seen.add((state.st_dev, state.st_ino))
-        folders[:] = [f for f in folders if not f.startswith((".", "__MACOSX"))]
-        for file in files:
-            if os.path.splitext(file)[1].lower() in SUFFIXES and not file.startswith("."):
-                full = os.path.join(place, file)
+        for entry in entries:
+            name = entry.name
+            if name.startswith("."):
+                continue
+            if entry.is_dir():
+                folders.append(name)
+            elif os.path.splitext(name)[1].lower() in SUFFIXES:
                 try:
-                    state = os.stat(full)
-                    size, time = state.st_size, state.st_mtime_ns
+                    state = entry.stat()
+                    found.append([prefix + name, state.st_size, state.st_mtime_ns])
                 except OSError:  # a dangling link: kept, so that decoding reports it by name
-                    size, time = -1, 0
-                found.append([os.path.relpath(full, path).replace(os.sep, "/"), size, time])
+                    found.append([prefix + name, -1, 0])
+        folders = [name for name in sorted(folders, reverse=True) if not name.startswith("__MACOSX")]
+        waiting += [(os.path.join(place, name), f"{prefix}{name}/") for name in folders]
     if not found:
         raise Refused(f"path = '{path}' holds no image ({' '.join(sorted(SUFFIXES))})")
     return sorted(found)

@@ -10,6 +10,8 @@ The blur's radius in pixels is the same for all views, in proportion to the glob
 Differs from DINO's code: what `augment.py` says of colour and blur.
 """
 
+import torch
+
 from mimlab.data.augment import Augment
 from mimlab.errors import Refused
 
@@ -60,6 +62,7 @@ class MultiCrop:
             )
         ]
         self.views = views[:2] + views[2:] * local_crops
+        self.local_crops = local_crops
 
     def __call__(self, images, generator):
         return self.apply(images, self.draw(len(images), generator))
@@ -75,4 +78,8 @@ class MultiCrop:
         for name, value in draws.items():
             index, name = name.split(" ")
             own[int(index)][name] = value
-        return tuple(view.apply(images, draws) for view, draws in zip(self.views, own, strict=True))
+        views = [view.apply(images, draws) for view, draws in zip(self.views[:2], own[:2], strict=True)]
+        if self.local_crops:  # all at once
+            together = {name: torch.cat([draws[name] for draws in own[2:]]) for name in own[2]}
+            views += self.views[2].apply(images, together).chunk(self.local_crops)
+        return tuple(views)

@@ -7,7 +7,7 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from mimlab.data import augment
+from mimlab.data import _pixels
 from mimlab.data.augment import STRONG, Augment, Plain, blur, luma, resized_crops, shift_hue
 from mimlab.errors import Refused
 
@@ -51,10 +51,10 @@ def test_crops_match_torchvision(side):
     images = pictures(6, side)
     boxes = Augment(24).boxes(Augment(24).draw(6, seeded()), side, side)
     flipped = torch.tensor([True, False] * 3)
-    for crops in (augment._crops_at_once, augment._crops_one_by_one, resized_crops):
+    for crops in (_pixels._crops_at_once, _pixels._crops_one_by_one, resized_crops):
         out = crops(images, boxes, flipped, 24)
         for i, (top, left, h, w) in enumerate(boxes.tolist()):
-            bytewise = crops is augment._crops_one_by_one or (crops is resized_crops and side == 96)
+            bytewise = crops is _pixels._crops_one_by_one or (crops is resized_crops and side == 96)
             image = images[i] if bytewise else images[i].float() / 255
             mode = v2.InterpolationMode.BICUBIC
             expected = tv.resized_crop(image, top, left, h, w, [24, 24], mode, antialias=True)
