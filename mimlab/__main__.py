@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from pathlib import Path
 
 from mimlab import config
 from mimlab.errors import Failed, Refused
@@ -20,7 +21,13 @@ def parser():
     run.add_argument(
         "--static", action="store_true", help="every figure as a picture (for GitHub); needs mimlab[static]"
     )
-    run.add_argument("--output", help="where to put the executed notebook (default: the run folder)")
+    run.add_argument("-f", "--file", metavar="YAML", help="parameters as a file, a path or an address; -p goes over it")
+    run.add_argument(
+        "--output", help="where to put the executed notebook, a path or an address (default: the run folder)"
+    )
+    run.add_argument(
+        "--upload", metavar="ADDRESS", help="copy the folder that it is in there when done, as s3://bucket/runs"
+    )
     commands.add_parser("demo", help="the four notebooks on the embedded images, in minutes")
     for name, settings, help in (
         ("pretrain", config.Pretrain, "pre-train an encoder, without a notebook"),
@@ -62,8 +69,22 @@ def parser():
     grid.add_argument("--retry", action="store_true", help="do failed runs again")
     grid.add_argument("--jobs", type=int, default=1, help="runs at a time; the cores are shared (default: 1)")
     grid.add_argument("--executor", default="local", help="local, or slurm (needs mimlab[slurm])")
+    grid.add_argument("--upload", metavar="ADDRESS", help="copy runs and results there at the end, as s3://bucket/size")
     grid.add_argument("--slurm", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="partition, ...")
     return top
+
+
+def run(given):
+    """`mimlab run`: where the executed notebook is."""
+    from mimlab import remote
+    from mimlab.notebook import execute, read_parameters
+
+    parameters = (read_parameters(given["file"]) if given["file"] else {}) | dict(given["parameter"])
+    done = execute(given["notebook"], parameters, output=given["output"], static=given["static"])
+    if given["upload"]:
+        folder = Path(done).resolve().parent
+        remote.send(folder, f"{given['upload'].rstrip('/')}/{folder.name}")
+    return done
 
 
 def study(given):
@@ -74,7 +95,7 @@ def study(given):
     if status not in ([], ["status"]):
         raise Refused(f"study: {' '.join([*status, path])!r} should be a file, or status and a file")
     if status:
-        return command.status(path, scale=given["scale"])
+        return command.status(path, scale=given["scale"], upload=given["upload"])
     return command.study(path, parameters=given.pop("parameter"), **given)
 
 
@@ -92,10 +113,7 @@ def main(arguments=None):
     command = given.pop("command")
     try:
         if command == "run":
-            from mimlab.notebook import execute
-
-            done = execute(given["notebook"], dict(given["parameter"]), output=given["output"], static=given["static"])
-            print(done)
+            print(run(given))
         elif command == "demo":
             from mimlab.demo import demo
 

@@ -7,8 +7,10 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
+from mimlab import remote
 from mimlab.errors import Failed, Refused
 from mimlab.find import closest
 from mimlab.watch import Cells, Silent
@@ -34,13 +36,16 @@ def execute(notebook, parameters=None, *, output=None, log=None, progress=True, 
     `parameters` is name -> value, as Python values or as text from a command line; where the notebook's metadata
     {"mimlab": {"config": "Pretrain"}} names a dataclass of mimlab.config, that class checks and types all of
     them, and `output` defaults to the notebook's name, without its number, in the folder of that config.
+    The notebook and `output` may be addresses that fsspec opens; a failed copy is sent there too.
     `log` is the file that grows while it runs, from which progress is told; None: the config's own.
     With `static` every figure is a picture, for places that show no scripts, such as GitHub.
     While it runs the copy is `<name>.running.ipynb`; a failed one stays as `<name>.failed.ipynb`, beside a finished
     earlier one.
     Raises Refused before anything starts, or where a cell raised it; Failed for every other error in a cell.
     """
-    notebook, given = Path(notebook), dict(parameters or {})
+    if output is not None and remote.away(output):
+        return _execute_away(notebook, parameters, str(output), log=log, progress=progress, static=static)
+    notebook, given = remote.here(notebook) if remote.away(notebook) else Path(notebook), dict(parameters or {})
     if static and not (importlib.util.find_spec("kaleido") and _browser()):
         raise Refused("static: pictures of figures need kaleido and a Chrome or Chromium; pip install mimlab[static]")
     node = _read(notebook)
@@ -65,6 +70,38 @@ def execute(notebook, parameters=None, *, output=None, log=None, progress=True, 
     environment = BATCH | ({"PLOTLY_RENDERER": "png"} if static else {})
     _run(node, given, output, Cells(output.stem, node, log, sys.stderr) if progress else None, environment)
     return output
+
+
+def _execute_away(notebook, parameters, address, **options):
+    """Execute in a folder of our own, then send the copy, or the failed one, to an address, which is returned."""
+    if not address.endswith(".ipynb"):
+        raise Refused(f"output = '{address}': give an address that ends in .ipynb")
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / address.rpartition("/")[2]
+        try:
+            execute(notebook, parameters, output=output, **options)
+        except BaseException:
+            failed = output.with_name(f"{output.stem}.failed.ipynb")
+            if failed.exists():
+                remote.send(failed, address.removesuffix(".ipynb") + ".failed.ipynb")
+            raise
+        remote.send(output, address)
+    return address
+
+
+def read_parameters(path):
+    """{name: value} of a YAML file, at a path or an address, as papermill's -f takes them. Raises `Refused`."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(remote.read(path) if remote.away(path) else Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused(f"parameters: '{path}' cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    except yaml.YAMLError:
+        raise Refused(f"parameters: '{path}' is no YAML") from None
+    if not isinstance(found, dict):
+        raise Refused(f"parameters: '{path}' should hold names with values")
+    return found
 
 
 def export_html(notebook):

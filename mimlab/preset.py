@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mimlab import remote
 from mimlab.errors import Refused
 from mimlab.settings import place
 
@@ -33,9 +34,10 @@ def read(path):
     """The settings of a preset: {"mask", "mask_ratio", "mask_args"}, checked for names and types only."""
     import yaml
 
-    path = Path(path) if Path(path).is_file() else place(path)
+    if not remote.away(path):
+        path = Path(path) if Path(path).is_file() else place(path)
     try:
-        found = yaml.safe_load(path.read_text())
+        found = yaml.safe_load(remote.read(path) if remote.away(path) else path.read_text())
     except OSError as error:
         raise Refused(f"preset = '{path}' cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError):

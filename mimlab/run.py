@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from mimlab import remote
 from mimlab.config import Pretrain
 from mimlab.errors import Refused
 from mimlab.settings import place
@@ -47,7 +48,9 @@ class Run:
 
     @classmethod
     def find(cls, name, out="runs"):
-        """The run called `name`: a path, a folder in `out`, or "newest" finished one."""
+        """The run called `name`: a path, a folder in `out`, "newest" finished one, or an address (a copy of it)."""
+        if remote.away(name):
+            return cls.open(remote.here(name))
         if name == "newest":
             found = sorted(place(out).glob("*/encoder.safetensors"), key=lambda p: p.stat().st_mtime)
             if not found:

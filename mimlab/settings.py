@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import field
 from pathlib import Path
 
+from mimlab import remote
 from mimlab.errors import Refused
 from mimlab.find import closest, label
 
@@ -26,6 +27,10 @@ def place(folder):
 
     `make lab` sets it to the clone, since a kernel's current folder is its notebook's.
     """
+    if remote.away(folder):
+        raise Refused(
+            f"'{folder}': runs are made on a disk of this machine; --upload of mimlab run and study sends them there"
+        )
     return Path(os.environ.get("MIMLAB_ROOT", "")) / folder
 
 

@@ -1,4 +1,4 @@
-"""Your own images: a folder, with or without class sub-folders, or a zip with an `index.json`.
+"""Your own images: a folder, with or without class sub-folders, or a zip with an `index.json`; here or at an address.
 
 Folder: sub-folders train/ and test/ (or val/, validation/) are splits where nothing else lies beside them;
 the first level of sub-folders below is the class. Zip: `index.json` inside is {"columns": ["file", "label",
@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from mimlab import data
+from mimlab import data, remote
 from mimlab.data import cache
 from mimlab.errors import Refused
 
@@ -57,7 +57,7 @@ def load(split, *, path, label="label", split_column="split", holdout=0.2, train
 
 
 def _existing(path):
-    found = Path(str(path)).expanduser()
+    found = remote.here(path) if remote.away(path) else Path(str(path)).expanduser()
     if not found.exists():
         raise Refused(f"path = '{path}' does not exist")
     if not found.is_dir() and found.suffix != ".zip":

@@ -1,9 +1,12 @@
 """`mimlab study`: what the command does, from the file's path to the exit code."""
 
+import os
 import shutil
 import sys
 
+from mimlab import remote
 from mimlab.errors import Refused
+from mimlab.settings import place
 from mimlab.study import cluster, estimate, local, plan, report, results, spec
 from mimlab.study.state import STATES, clock, job_state, todo
 
@@ -11,12 +14,23 @@ WIDTH = 40  # characters of a column, at most, where there is a terminal or not
 
 
 def study(
-    path, *, scale=None, parameters=(), dry_run=False, retry=False, jobs=1, executor="local", slurm=(), tell=print
+    path,
+    *,
+    scale=None,
+    parameters=(),
+    dry_run=False,
+    retry=False,
+    jobs=1,
+    executor="local",
+    slurm=(),
+    upload=None,
+    tell=print,
 ):
     """Execute a study's file and return 0, or 1 where some of its runs have failed or were stopped.
 
     Finished runs are left alone, stopped ones go on, failed ones are done again with `retry`. `parameters` and `slurm`
-    are (name, value) pairs over the file's base and slurm; `jobs` run at a time. Raises Refused before anything starts.
+    are (name, value) pairs over the file's base and slurm; `jobs` run at a time; `upload` is an address for a copy of
+    what came out. Raises Refused before anything starts.
     """
     import yaml
 
@@ -41,11 +55,11 @@ def study(
     try:
         local.run(left, jobs, retry, lambda line: print(line, file=sys.stderr, flush=True))
     finally:
-        end(asked.folder, planned, asked.about)
+        end(asked.folder, planned, asked.about, upload)
     return verdict(planned, tell)
 
 
-def status(path, *, scale=None, tell=print):
+def status(path, *, scale=None, upload=None, tell=print):
     """Print what is queued, running, done and failed as it was planned last, and rebuild the table and the page."""
     folder = spec.read(path, scale).folder
     about, planned = results.planned(folder)
@@ -53,13 +67,19 @@ def status(path, *, scale=None, tell=print):
         tell(f"{folder}: not started; mimlab study {path} --dry-run shows what it would do")
         return 0
     tell(table(results.status(planned)))
-    end(folder, planned, about)
+    end(folder, planned, about, upload)
     return verdict(planned, tell)
 
 
-def end(folder, planned, about):
-    """Rebuild results.csv and report.html from the run folders."""
+def end(folder, planned, about, upload=None):
+    """Rebuild results.csv and report.html from the run folders, and copy all to an address, its links as they are here."""
     report.report(folder, planned, about, results.rebuild(folder, planned))
+    if upload:
+        root = place("").resolve()
+        for one in (*(job.path for job in planned if job.path.exists()), folder):
+            inside = os.path.relpath(one.resolve(), root).replace(os.sep, "/")
+            inside = f"runs/{one.name}" if inside.startswith("..") else inside
+            remote.send(one, f"{upload.rstrip('/')}/{inside}")
 
 
 def verdict(planned, tell):

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from mimlab import remote
 from mimlab.errors import Refused
 from mimlab.find import closest
 from mimlab.settings import place
@@ -110,15 +111,9 @@ def _yaml(path):
     import yaml
 
     try:
-        if "://" in str(path):
-            import fsspec
-
-            with fsspec.open(str(path), "r", encoding="utf-8") as file:
-                content = yaml.safe_load(file.read())
-        else:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, ImportError) as error:  # ValueError: an address that fsspec does not know
-        beside = sorted(one.name for one in Path(path).parent.glob("*.yaml")) if "://" not in str(path) else []
+        content = yaml.safe_load(remote.read(path) if remote.away(path) else Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        beside = sorted(one.name for one in Path(path).parent.glob("*.yaml"))
         there = f"{closest(Path(path).name, beside)}; there are: {', '.join(beside)}" if beside else ""
         raise Refused(f"study: '{path}' cannot be read ({getattr(error, 'strerror', None) or error}){there}") from None
     except yaml.YAMLError as error:
@@ -147,12 +142,17 @@ def _seeds(seeds):
 
 def _beside(path, name):
     """A path that the study's file names: from that file's folder."""
-    return str(name) if "://" in str(path) or Path(str(name)).is_absolute() else str(Path(path).parent / str(name))
+    if remote.away(name) or Path(str(name)).is_absolute():
+        return str(name)
+    return f"{str(path).rpartition('/')[0]}/{name}" if remote.away(path) else str(Path(path).parent / str(name))
 
 
 def _notebook(path, name):
-    """A notebook by its path, or one of the clone's own notebooks by its name."""
+    """A notebook by its path or address, or one of the clone's own notebooks by its name."""
     import mimlab
+
+    if remote.away(name):
+        return remote.here(name)
 
     ours = Path(mimlab.__file__).parent.parent / "notebooks"
     found = [place for place in (Path(_beside(path, name)), Path(name), ours / name) if place.is_file()]

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mimlab import remote
 from mimlab.data import cache
 from mimlab.detection.data import SPLITS, annotated, unlabelled
 from mimlab.errors import Refused
@@ -130,7 +131,7 @@ class Store:
     """Files of a folder or of a zip, by relative name."""
 
     def __init__(self, path):
-        self.path = Path(str(path)).expanduser()
+        self.path = remote.here(path) if remote.away(path) else Path(str(path)).expanduser()
         if not self.path.exists():
             raise Refused(f"path = '{path}' does not exist")
         self.members = None
