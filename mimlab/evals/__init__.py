@@ -78,7 +78,7 @@ def _one(cfg, run, progress):
     method = run.method()
     about = cfg.replace(seeds=1, run="", out="", name=cfg.name, baseline=True).dict()
     about |= {"weights": _cache.weights(method.deployed), "versions": versions()}
-    found = {True: [], False: []}
+    found, earlier, spent = {True: [], False: []}, 0.0, {True: 0.0, False: 0.0}  # s
     for seed in range(cfg.seeds):
         train, test = sets(cfg, run, seed)
         if seed == 0:  # other seeds' fractions are of the same images
@@ -88,17 +88,22 @@ def _one(cfg, run, progress):
         if same and seed == 0:
             say(f"note: {same} of {len(test)} {test.split} images are also training images, pixel for pixel")
         for trained in (True, False) if cfg.baseline else (True,):
-            one = kept.get(seed, trained)
-            if one is None:
+            one, since = kept.get(seed, trained), time.perf_counter()
+            if one is not None:
+                earlier += one["seconds"]
+            else:
                 encoder = run.encoder() if trained else scratch(settings, seed)
                 told = {"seed": seed, "device": device(cfg), "pool": method.pool, "cache": _cache.folder()}
                 told = {name: value for name, value in told.items() if name in options(module.evaluate)}
                 one = module.evaluate(encoder, train, test, **(told | cfg.evaluation_args))
                 one |= {"protocol": f"{one['protocol']}; {described(cfg, settings, train, test)}", "duplicates": same}
+                one["seconds"] = time.perf_counter() - since
                 kept.put(seed, trained, one)
+            spent[trained] += one.pop("seconds")
             found[trained].append(one)
             progress.add(cfg.name, start(settings, trained, one["frozen"]), one)
-    results = {start(settings, trained, some[0]["frozen"]): summary(some) for trained, some in found.items() if some}
+    names = {trained: start(settings, trained, some[0]["frozen"]) for trained, some in found.items() if some}
+    results = {name: summary(found[trained]) for trained, name in names.items()}
     first = next(iter(results.values()))
     whole = {"results": results} | {name: first[name] for name in ("metric", "protocol", "duplicates")}
     whole |= {
@@ -107,7 +112,9 @@ def _one(cfg, run, progress):
         "test_images": len(test),
         "split": test.split,
     }
-    whole |= {"config": cfg.dict(), "seconds": round(time.perf_counter() - began, 1), "versions": versions()}
+    whole["seconds"] = round(earlier + time.perf_counter() - began, 1)  # of all that the result is made of
+    whole["seconds_each"] = {name: round(spent[trained], 1) for trained, name in names.items()}
+    whole |= {"config": cfg.dict(), "versions": versions()}
     write(run.path / "evals" / f"{cfg.name}.json", json.dumps(whole, indent=1))
     kept.done()
     return results

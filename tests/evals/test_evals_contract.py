@@ -69,6 +69,9 @@ def test_evaluate_compares_with_a_fresh_encoder_over_seeds(name, run):
     written = run.evaluations()[name]
     assert written["results"] == results and written["seeds"] == [0, 1] and written["split"] == "test"
     assert written["protocol"] == results["after mae"]["protocol"]
+    assert (
+        set(written["seconds_each"]) == set(results) and 0 < sum(written["seconds_each"].values()) <= written["seconds"]
+    )
     assert written["protocol"].endswith("fashion_mnist, 190 labels, 2000 test images")
     assert [json.loads(line) for line in cfg.log().read_text().splitlines()] == rows
     again = mimlab.evaluate(cfg)
@@ -105,7 +108,12 @@ def test_an_interrupted_evaluation_goes_on_and_another_begins_anew(run, monkeypa
     with pytest.raises(KeyboardInterrupt):
         mimlab.evaluate(cfg)
     assert (run.path / "evals" / "knn.part").exists() and len(cfg.log().read_text().splitlines()) == 3
+    kept = json.loads((run.path / "evals" / "knn.part").read_text())
+    for one in kept["found"].values():
+        one["seconds"] = 1000.0
+    (run.path / "evals" / "knn.part").write_text(json.dumps(kept))
     results, rows = mimlab.evaluate(cfg, report=(rows := []).append), rows
+    assert run.evaluations()["knn"]["seconds"] > 3000  # that of before the interruption counts
     assert len(calls) == 5 and [row["step"] for row in rows] == [1, 2, 3, 4]  # only what was missing
     assert len(cfg.log().read_text().splitlines()) == 4 and not (run.path / "evals" / "knn.part").exists()
     monkeypatch.setattr(knn, "evaluate", plain)
