@@ -46,11 +46,39 @@ def parser():
         command.add_argument(
             "--settings", help=argparse.SUPPRESS, default=argparse.SUPPRESS
         )  # a json file, for child processes
-    bench = commands.add_parser("bench", help="images a second of several methods, in turns, relative to the first")
-    bench.add_argument("methods", nargs="+", help="files in mimlab/methods, such as beit mae")
-    bench.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
-    bench.add_argument("--rounds", type=int, default=3, help="turns of each (default: 3)")
-    bench.add_argument("--steps", type=int, default=40, help="steps a turn (default: 40)")
+    bench = commands.add_parser(
+        "bench", help="speed, memory and FLOPs of methods, beside the same written plainly and beside what is installed"
+    )
+    bench.add_argument("methods", nargs="*", help="files in mimlab/methods, such as beit mae (default: all)")
+    bench.add_argument("--at", default="32px", help="a configuration: 32px, ti224 or b224 (default: 32px)")
+    bench.add_argument(
+        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        help="a setting of pretrain put on the configuration, such as -p batch_size 16",
+    )  # fmt: skip
+    bench.add_argument(
+        "--against", nargs="*", metavar="WHO", help="of plain (timm), transformers and lightly, or none (default: all)"
+    )
+    bench.add_argument("--skip", nargs="*", default=[], metavar="WHAT", help="memory, loop (default: nothing)")
+    bench.add_argument("--rounds", type=int, default=8, help="turns of each case (default: 8)")
+    bench.add_argument("--threads", type=int, help="of torch (default: its own choice)")
+    bench.add_argument(
+        "--clock",
+        default="wall",
+        help="wall, or cpu: own processor seconds, for one thread on a busy machine (default: wall)",
+    )
+    bench.add_argument(
+        "--limit",
+        type=float,
+        default=0.15,
+        help="share of a core that others may take in a turn that counts (default: 0.15)",
+    )
+    bench.add_argument(
+        "--patience", type=float, default=0.0, help="seconds to wait for a quiet machine before each turn (default: 0)"
+    )
+    bench.add_argument(
+        "--fused", action="store_true", help="AdamW in one kernel for the others too, whatever they train with"
+    )
+    bench.add_argument("--out", help="a JSON file to write (default: none)")
     away = commands.add_parser(
         "export", help="write a run's weights for other programs: MAE's or BEiT's files, or timm's"
     )
@@ -123,11 +151,10 @@ def main(arguments=None):
 
             print(pretrain(read(config.Pretrain, given)).path)
         elif command == "bench":
-            from mimlab.bench import compare, methods
+            from mimlab.bench.command import bar, bench
+            from mimlab.bench.table import text
 
-            settings = methods(given["methods"], dict(given["parameter"]))
-            for row in compare(settings, given["rounds"], given["steps"]):
-                print(json.dumps(row))
+            print(text(bench(**given, report=bar)))
         elif command == "export":
             from mimlab.export import export
 

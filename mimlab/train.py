@@ -111,14 +111,10 @@ def _train(cfg, run, report):
         return run
 
     # -- optimiser ----------------------------------------------------------------------------------
-    spared = tuple(name for name in cfg.no_decay.split(",") if name)
     peak, floor = (rate * cfg.batch_size / 256 for rate in (cfg.lr, cfg.min_lr))
-
-    def adamw(method):
-        groups = decay_groups(method, cfg.weight_decay, spared)
-        return torch.optim.AdamW(groups, lr=peak, betas=(0.9, cfg.beta2), fused=device.type in ("cpu", "cuda"))
-
-    parallel = (Shards if cfg.parallel == "fsdp" else Copies)(accelerator, plain, adamw)
+    parallel = (Shards if cfg.parallel == "fsdp" else Copies)(
+        accelerator, plain, lambda method: adamw(cfg, method, peak, device)
+    )
     method, optimiser = parallel.method, parallel.optimiser
     warmup = round(steps * cfg.warmup_epochs / cfg.epochs)
 
@@ -214,6 +210,13 @@ def _train(cfg, run, report):
         run.write_weights("encoder", parallel.shown.deployed.trunk)
     accelerator.wait_for_everyone()
     return run
+
+
+def adamw(cfg, method, rate, device):
+    """The optimiser of a run on a torch `device`: AdamW, in one kernel where there is one, decay as `decay_groups` says."""
+    spared = tuple(name for name in cfg.no_decay.split(",") if name)
+    groups = decay_groups(method, cfg.weight_decay, spared)
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, cfg.beta2), fused=device.type in ("cpu", "cuda"))
 
 
 def draw(cfg, progress, grid, images, method, accelerator):

@@ -1,0 +1,137 @@
+"""`mimlab bench`: what is asked, checked before anything is built; method after method; table and JSON."""
+
+import concurrent.futures
+import datetime
+import gc
+import os
+import sys
+import time
+from pathlib import Path
+
+from mimlab.bench import sizes, table
+from mimlab.bench.rounds import CLOCKS
+from mimlab.errors import Refused
+from mimlab.find import closest, names
+from mimlab.settings import within
+
+SKIPPED = ("memory", "loop")
+
+
+def bench(
+    methods=(),
+    at="32px",
+    parameter=(),
+    against=None,
+    skip=(),
+    rounds=8,
+    threads=None,
+    clock="wall",
+    limit=0.15,
+    patience=0.0,
+    fused=False,
+    out=None,
+    report=None,
+):
+    """Measure `methods` (none: all) at a configuration of `sizes.SIZES`, with settings `parameter` (pairs) put on it.
+
+    against: names of `others.known()`; None: all, () or ("none",): nobody. skip: of "memory" and "loop". limit: share of
+    a core that others may take in a sample that counts. patience: seconds to wait for a quiet machine before each sample.
+    fused: AdamW in one kernel for all. `report(text)` hears how far it is. Returns the result as JSON holds it, written
+    to `out` if given. `Refused` for what cannot be measured.
+    """
+    from mimlab.bench import others
+
+    methods = list(dict.fromkeys(methods)) or names("methods")
+    against = others.known() if against is None else [who for who in against if who != "none"]
+    others.check(against)
+    for what in skip:
+        if what not in SKIPPED:
+            raise Refused(f"skip = {what!r}{closest(what, SKIPPED)}; there are: {', '.join(SKIPPED)}")
+    if clock not in CLOCKS:
+        raise Refused(f"clock = {clock!r}{closest(clock, CLOCKS)}; there are: {', '.join(CLOCKS)}")
+    within("rounds", rounds, 1, 10_000)
+    within("limit", limit, 0, 1000)
+    within("patience", patience, 0, 86_400)
+    if threads is not None:
+        within("threads", threads, 1, 4096)
+    settings = {method: sizes.settings(method, at, dict(parameter)) for method in methods}
+    for method, cfg in settings.items():
+        if cfg.processes > 1 or cfg.accumulate > 1 or cfg.precision == "fp16":
+            raise Refused(
+                f"{method}: processes = {cfg.processes}, accumulate = {cfg.accumulate}, precision = {cfg.precision}: one "
+                "process makes whole steps here, in no or bf16; use 1, 1 and one of these"
+            )
+    if out and Path(out).is_dir():
+        raise Refused(f"out = {out!r} is a folder; give the name of a file")
+    return run(
+        settings, at, against, skip, rounds, threads, clock, limit, patience, fused, out, report or (lambda text: None)
+    )
+
+
+def run(settings, at, against, skip, rounds, threads, clock, limit, patience, fused, out, report):
+    import torch
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    from mimlab.bench import machine
+    from mimlab.bench.loop import compare
+    from mimlab.bench.measure import measure
+
+    before = torch.get_num_threads()
+    threads = threads or before
+    if clock == "cpu" and threads > 1:
+        raise Refused(f"clock = cpu: processor seconds of {threads} threads say nothing of the time; use threads = 1")
+    torch.set_num_threads(threads)
+    began, rows, missing, loops = time.perf_counter(), [], [], []
+    try:
+        for method, cfg in settings.items():
+            AcceleratorState._reset_state(reset_partial_state=True)
+            accelerator = Accelerator(cpu=cfg.device == "cpu", mixed_precision=cfg.precision)
+            report(f"{method}: building")
+            found, gone = measure(cfg, accelerator, against, rounds, clock, limit, patience, fused, report)
+            missing += gone
+            gc.collect()
+            if "memory" not in skip:
+                report(f"{method}: memory")
+                remember(found, cfg, fused)
+            rows += found
+            if "loop" not in skip:
+                report(f"{method}: the whole loop")
+                loops.append(compare(cfg, accelerator))
+            gc.collect()
+    finally:
+        torch.set_num_threads(before)
+    result = {
+        "at": at,
+        "settings": {method: cfg.dict() for method, cfg in settings.items()},
+        **machine.about(),
+        "threads": threads,
+        "rounds": rounds,
+        "clock": clock,
+        "limit": limit,
+        "fused": fused,
+        "peak_gflop_per_s": max(row["peak_gflop_per_s"] for row in rows),
+        "when": datetime.datetime.now().isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - began, 1),
+        "rows": rows,
+        "missing": missing,
+        "loop": loops,
+    }
+    if out:
+        table.write(out, result)
+    return result
+
+
+def remember(rows, cfg, fused):
+    """Put the peak memory of a fresh process into each row; as many at once as there are cores, one thread each."""
+    from mimlab.bench.memory import ask
+
+    with concurrent.futures.ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+        for row, found in zip(rows, pool.map(lambda row: ask(cfg, row["asked"], 1, fused), rows), strict=True):
+            row |= {"memory_mb": found["peak_mb"], "imports_mb": found["imports_mb"]}
+
+
+def bar(text):
+    """One line on stderr that replaces itself, where that is a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

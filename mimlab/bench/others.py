@@ -1,0 +1,91 @@
+"""Cases that are not mimlab's: the plain version of a method, and peers that are installed, of the same sizes."""
+
+import importlib.util
+
+import torch
+
+from mimlab import masks
+from mimlab.bench import peers
+from mimlab.bench.case import RATE, Case
+from mimlab.bench.plain import Shape
+from mimlab.bench.ready import CLASSES
+from mimlab.errors import Refused
+from mimlab.find import closest, find, names
+
+
+def known():
+    """Whom `against` may name: plain, and the packages of `peers/`."""
+    return ["plain", *peers.packages()]
+
+
+def check(against):
+    """Refuse names that are no one's."""
+    for who in against:
+        if who not in known():
+            raise Refused(f"against = {who!r}{closest(who, known())}; there are: {', '.join(known())}, or none")
+
+
+def shape(cfg, method):
+    """`Shape` of settings and their method, or None where the encoder is not a transformer that others have too."""
+    if not cfg.encoder.startswith(("vit", "beit")):
+        return None
+    n, heads = method.encoder.grid[0] * method.encoder.grid[1], method.encoder.trunk.blocks[0].attn.num_heads
+    hidden = 0 if cfg.mask == "none" else masks.count(n, masks.ratio(0.0, cfg.mask_ratio, **cfg.mask_schedule))
+    sizes = (cfg.image_size, cfg.patch_size, method.encoder.dim, method.encoder.depth, heads)
+    return Shape(*sizes, hidden, cfg.vocab, CLASSES, cfg.batch_size)
+
+
+def missing(who, method, sizes):
+    """Why there is no case of `who` for a method, in words, or None."""
+    if sizes is None:
+        return "only for encoders of the vit and beit families"
+    if who == "plain":
+        return None if method in names("bench.plain") else "not written"
+    if importlib.util.find_spec(who) is None:
+        return f"not installed (pip install 'mimlab[peers]', or {who})"
+    return None if method in find("bench.peers", who).MODELS else f"{who} has no {method}"
+
+
+def case(who, cfg, sizes, ready, accelerator, fused=False):
+    """The `Case` of plain or of a package; `fused`: AdamW in one kernel even where its own training does without."""
+    if who == "plain":
+        kind, own, name = find("bench.plain", cfg.method).Plain, False, "plain timm"
+    else:
+        package = find("bench.peers", who)
+        kind, own = package.MODELS[cfg.method], package.FUSED
+        name = f"{who} {kind.name}"
+    torch.manual_seed(cfg.seed)
+    model = kind(sizes, cfg.method_args).to(accelerator.device).train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    one = fused or own
+    optimiser = torch.optim.AdamW(
+        trained, lr=RATE, betas=(0.9, cfg.beta2), weight_decay=cfg.weight_decay, **({"fused": True} if one else {})
+    )
+    return Case(
+        name,
+        model,
+        lambda: model.loss(ready),
+        optimiser,
+        cfg.batch_size,
+        accelerator.device,
+        accelerator,
+        after=getattr(model, "after", None),
+        note="fused AdamW" if one else "torch's default AdamW",
+    )
+
+
+def differs(ours, other, sizes, flops):
+    """What sets another's model apart from ours in size, in words, or None: blocks, parameters, FLOPs (ours, other)."""
+    said = []
+    blocks = [
+        sum(tuple(p.shape) == (4 * sizes.dim, sizes.dim) for p in x.model.parameters() if p.requires_grad)
+        for x in (ours, other)
+    ]
+    if blocks[0] != blocks[1]:
+        said.append(f"{blocks[1]} blocks of width {sizes.dim}, not {blocks[0]}")
+    share = other.parameters / ours.parameters
+    if not 0.95 < share < 1.05:
+        said.append(f"{share:.2f} times the parameters")
+    if not 0.75 < flops[1] / flops[0] < 1.75:
+        said.append(f"{flops[1] / flops[0]:.2f} times the FLOPs")
+    return "; ".join(said) or None

@@ -1,0 +1,199 @@
+"""`mimlab bench` from end to end at tiny sizes: every method, every other that is installed, and clear refusals."""
+
+import importlib.util
+import json
+
+import pytest
+
+from mimlab.__main__ import main, parser
+from mimlab.bench import memory, others, sizes
+from mimlab.bench.command import bench
+from mimlab.bench.table import text
+from mimlab.errors import Failed
+from mimlab.find import names
+
+TINY = {
+    "encoder_args": '{"dim": 24, "depth": 2, "heads": 3}',
+    "batch_size": "4",
+    "vocab": "32",
+    "image_size": "16",
+    "device": "cpu",
+}
+PARTS = {
+    "mae": {"method_args": '{"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}'},
+    "cim": {"method_args": '{"generator_dim": 24, "generator_depth": 3, "generator_heads": 3}'},
+    "dino": {
+        "method_args": '{"out_dim": 64, "head_dim": 32, "bottleneck_dim": 16}',
+        "augment": '{"local_crops": 2, "local_size": 8}',
+    },
+}
+
+
+def tiny(method, **changes):
+    return list((TINY | PARTS.get(method, {}) | changes).items())
+
+
+QUICK = {"skip": ("memory", "loop"), "threads": 1}
+
+
+@pytest.fixture(scope="module", params=names("methods"))
+def result(request):
+    return bench([request.param], parameter=tiny(request.param), rounds=2, **QUICK)
+
+
+def test_every_method_is_measured_beside_its_plain_version(result):
+    ours, plain = result["rows"][:2]
+    assert ours["who"] == "mimlab" and plain["who"] == "plain timm" and ours["ratio"] == 1
+    assert plain["differs"] is None, "not the same model"
+    for row in result["rows"]:
+        assert row["images_per_s"] > 0 and row["rounds"] == 2 and row["ratio"] > 0
+        assert row["gflop_per_image"] > 0 and row["parameters"] > 0 and row["products"] > 10
+        assert {"forward", "backward", "optimiser"} <= row["parts_ms"].keys()
+    assert 0 < ours["of_replay"] < 1.5 and 0 < ours["of_peak"] < 1.5
+    assert "data" in ours["parts_ms"]
+    (cfg,) = result["settings"].values()
+    assert ("mask" in ours["parts_ms"]) == (cfg["mask"] != "none")
+    assert ("tokenizer" in ours["parts_ms"]) == (cfg["tokenizer"] != "none")
+
+
+def test_each_peer_has_a_row_or_a_reason(result):
+    (method,) = result["settings"]
+    said = {gone["who"] for gone in result["missing"]} | {row["asked"] for row in result["rows"]}
+    assert said == {"mimlab", *others.known()}
+    for row in result["rows"]:
+        assert row.get("differs") is None or row["asked"] in ("transformers", "lightly")
+    for gone in result["missing"]:
+        assert gone["why"].startswith(("not installed", f"{gone['who']} has no {method}"))
+
+
+def test_the_result_is_json_and_its_table_names_everyone(result):
+    assert json.loads(json.dumps(result)) == result
+    assert {"machine", "versions", "threads", "commit", "clock", "rounds", "peak_gflop_per_s"} <= result.keys()
+    shown = text(result)
+    assert all(row["who"] in shown for row in result["rows"])
+    assert all(gone["why"] in shown for gone in result["missing"])
+
+
+def test_memory_is_a_fresh_process_and_the_whole_loop_stands_beside_ready_batches():
+    given = {"parameter": tiny("simmim", batch_size="32"), "rounds": 1, "against": ["plain"], "threads": 1}
+    found = bench(["simmim"], **given)
+    for row in found["rows"]:
+        assert row["memory_mb"] > 1 and row["imports_mb"] > 100
+    (loop,) = found["loop"]
+    assert loop["of_ready"] == pytest.approx(loop["images_per_s"] / loop["ready_images_per_s"])
+    assert "the whole loop" in text(found) and "MiB" in text(found)
+
+
+def test_a_peer_that_is_not_installed_is_named(monkeypatch):
+    find = importlib.util.find_spec
+    gone = ("transformers", "lightly")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in gone else find(name, *rest))
+    found = bench(["simmim"], parameter=tiny("simmim"), rounds=1, **QUICK)
+    assert {row["who"]: row["why"].split(" (")[0] for row in found["missing"]} == dict.fromkeys(gone, "not installed")
+    assert "transformers: not installed" in text(found)
+
+
+def test_one_that_fails_is_named_and_the_others_go_on(monkeypatch):
+    from mimlab.bench.plain import simmim
+
+    monkeypatch.setattr(simmim.Plain, "loss", lambda self, ready: 1 / 0)
+    found = bench(["simmim"], parameter=tiny("simmim"), rounds=1, against=["plain"], **QUICK)
+    assert [row["who"] for row in found["rows"]] == ["mimlab"]
+    assert found["missing"][0]["why"] == "does not run here: ZeroDivisionError: division by zero"
+
+
+def test_another_model_is_told():
+    ours = bench(["mae"], parameter=tiny("mae"), rounds=1, against=["none"], **QUICK)["rows"][0]
+
+    class Other:
+        parameters = 2 * ours["parameters"]
+
+        class model:  # noqa: N801
+            @staticmethod
+            def parameters():
+                return []
+
+    class Ours(Other):
+        parameters = ours["parameters"]
+
+    shape = others.Shape(16, 4, 24, 2, 3, 12, 32, 10, 4)
+    assert others.differs(Ours, Other, shape, (1.0, 3.0)) == "2.00 times the parameters; 3.00 times the FLOPs"
+    assert others.differs(Ours, Ours, shape, (1.0, 1.0)) is None
+
+
+def test_memory_that_cannot_be_asked_says_why():
+    cfg = sizes.settings("mae", "32px", dict(tiny("mae")))
+    with pytest.raises(Failed, match="memory of mae, nobody: the process ended with 1: .*nobody"):
+        memory.ask(cfg, "nobody", 1)
+
+
+@pytest.mark.parametrize("at", sizes.SIZES)
+@pytest.mark.parametrize("method", names("methods"))
+def test_the_named_configurations_are_those_compared_with(method, at):
+    cfg = sizes.settings(method, at, {})
+    side, patch = {"32px": (32, 4)}.get(at, (224, 16))
+    assert (cfg.image_size, cfg.patch_size, cfg.vocab) == (side, patch, 8192)
+    assert cfg.encoder_args["depth"] == (6 if at == "32px" else 12) and cfg.encoder_args["dim"] == (
+        768 if at == "b224" else 192
+    )
+    assert cfg.clip == 0 and cfg.drop_path == 0
+    if method == "mae":
+        assert cfg.method_args["decoder_dim"] == {"32px": 128, "ti224": 192, "b224": 512}[at]
+    if method == "dino":
+        assert cfg.augment["local_crops"] == 6 and cfg.augment["local_size"] == (16 if at == "32px" else 96)
+        assert (cfg.method_args["head_dim"], cfg.method_args["bottleneck_dim"], cfg.method_args["out_dim"]) == (
+            2048,
+            256,
+            4096,
+        )
+    batches = {
+        "32px": {"splitmask": 64, "dino": 32, "mae": 128},
+        "ti224": {"dino": 8, "cae": 16, "splitmask": 16, "mae": 32},
+    }
+    assert cfg.batch_size == batches.get(at, {}).get(method, cfg.batch_size)
+
+
+def test_what_is_given_counts_and_dicts_are_merged():
+    cfg = sizes.settings(
+        "mae", "32px", {"batch_size": "16", "method_args": '{"decoder_depth": 1}', "encoder_args": '{"depth": 2}'}
+    )
+    assert cfg.batch_size == 16 and cfg.method_args["decoder_depth"] == 1 and cfg.method_args["decoder_dim"] == 128
+    assert cfg.encoder_args["depth"] == 2 and cfg.encoder_args["dim"] == 192
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["maee"], "did you mean 'mae'"),
+        (["mae", "--at", "64px"], "there are: 32px, ti224, b224"),
+        (["mae", "--against", "transfomers"], "did you mean 'transformers'"),
+        (["mae", "--skip", "memry"], "did you mean 'memory'"),
+        (["mae", "--clock", "sun"], "there are: wall, cpu"),
+        (["mae", "--clock", "cpu", "--threads", "2"], "use threads = 1"),
+        (["mae", "--rounds", "0"], "rounds = 0 must lie between 1"),
+        (["mae", "-p", "batch_sise", "4"], "did you mean 'batch_size'"),
+        (["mae", "-p", "accumulate", "2"], "one process makes whole steps"),
+        (["mae", "--out", "."], "is a folder"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_line(arguments, said, capsys):
+    assert main(["bench", *arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("mimlab: ") and said in error and "\n" not in error
+
+
+def test_the_command_prints_a_table_and_writes_json_aside(tmp_path, capsys):
+    out = tmp_path / "deep" / "bench.json"
+    given = [part for pair in tiny("simmim") for part in ("-p", *pair)]
+    flags = ["--against", "none", "--skip", "memory", "loop", "--rounds", "1", "--threads", "1", "--clock", "cpu"]
+    assert main(["bench", "simmim", *given, *flags, "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "simmim, batch 4" in shown and "mimlab" in shown and "of replay" in shown
+    assert [path.name for path in out.parent.iterdir()] == ["bench.json"]
+    found = json.loads(out.read_text())
+    assert found["clock"] == "cpu" and found["rows"][0]["method"] == "simmim" and found["missing"] == []
+
+
+def test_every_option_is_described():
+    bench = next(a for a in parser()._actions if a.dest == "command").choices["bench"]
+    assert all(action.help for action in bench._actions)
