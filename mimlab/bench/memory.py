@@ -33,10 +33,13 @@ def ask(cfg, who, threads, fused=False):
         env=environment,
     )
     if done.returncode:
-        raise Failed(
-            f"memory of {cfg.method}, {who}: the process ended with {done.returncode}: {done.stderr.strip()[-500:]}"
-        )
+        raise Failed(f"memory of {cfg.method}, {who}: the process ended with {done.returncode}: {last(done.stderr)}")
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def last(text):
+    """The last line of what a process said."""
+    return (text.strip().splitlines() or ["nothing was said"])[-1]
 
 
 def child(given):

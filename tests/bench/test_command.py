@@ -123,7 +123,9 @@ def test_another_model_is_told():
 
 def test_memory_that_cannot_be_asked_says_why():
     cfg = sizes.settings("mae", "32px", dict(tiny("mae")))
-    with pytest.raises(Failed, match="memory of mae, nobody: the process ended with 1: .*nobody"):
+    with pytest.raises(
+        Failed, match="memory of mae, nobody: the process ended with 1: .*Refused: no bench.peers called 'nobody'"
+    ):
         memory.ask(cfg, "nobody", 1)
 
 
