@@ -24,12 +24,16 @@ class Bar:
         elif time.monotonic() - self.said > 10 or row["step"] == row["steps"]:
             self.said = time.monotonic()
             line = "  ".join(f"{name} {value}" for name, value in text.items())
-            stream = sys.stdout if in_notebook() else sys.stderr  # a notebook paints stderr red
-            print(f"{self.title}: step {row['step']} of {row['steps']}  {line}", file=stream, flush=True)
+            say(f"{self.title}: step {row['step']} of {row['steps']}  {line}")
 
     def close(self):
         if self.bar is not None:
             self.bar.close()
+
+
+def say(line):
+    """One line for people: a notebook paints stderr red, so there it is stdout."""
+    print(line, file=sys.stdout if in_notebook() else sys.stderr, flush=True)
 
 
 def in_notebook():

@@ -18,7 +18,7 @@ from mimlab.detection import data, start
 from mimlab.detection.recipes import DROPS
 from mimlab.distributed import generator_for, rank, world
 from mimlab.errors import Refused
-from mimlab.progress import Bar
+from mimlab.progress import Bar, say
 from mimlab.run import Run, versions, write
 from mimlab.train import agreed, mine, stopping
 
@@ -118,6 +118,11 @@ def _train(cfg, run, report):
         raise Refused(
             f"data = {cfg.data!r}: {len(pictures)} training and {len(test)} test images; there must be some of each"
         )
+    shared = test.shared(pictures)
+    if shared == len(test):
+        raise Refused(f"data = {cfg.data!r}: all {shared} test images are also training images; test on others")
+    if shared:
+        say(f"note: {shared} of {len(test)} test images are also training images, byte for byte")
     torch.manual_seed(cfg.seed)
     encoder, said = start.encoder(cfg)
     plain = task.build(encoder, pictures.classes, cfg)
@@ -233,7 +238,7 @@ def _train(cfg, run, report):
         "seeds": [cfg.seed],
         "train_images": len(pictures),
         "test_images": len(test),
-        "test_images_in_train": test.shared(pictures),
+        "test_images_in_train": shared,
         "test_objects": sum(len(test.item(i).labels) for i in range(len(test))),
         "classes": list(test.classes),
         "steps": steps,

@@ -8,7 +8,6 @@ dict has `metric`, the name of its main number; that number; `hits`, numpy (Q,) 
 """
 
 import json
-import sys
 import time
 
 from mimlab import data
@@ -19,7 +18,7 @@ from mimlab.evals._result import summary
 from mimlab.evals._seeds import Seeds
 from mimlab.evals._table import side_by_side
 from mimlab.find import find, options
-from mimlab.progress import Bar, in_notebook
+from mimlab.progress import Bar, say
 from mimlab.run import Run, versions, write
 
 __all__ = ["evaluate", "side_by_side"]
@@ -167,8 +166,3 @@ def device(cfg: Evaluate):
     if cfg.device != "auto":
         return cfg.device
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def say(line):
-    """One line for people: a notebook paints stderr red, so there it is stdout."""
-    print(line, file=sys.stdout if in_notebook() else sys.stderr, flush=True)

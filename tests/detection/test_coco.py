@@ -120,15 +120,34 @@ def test_a_folder_as_coco_lays_it_out(tmp_path):
         own = both | {"images": [one for one in both["images"] if one["id"] in ids]}
         (tmp_path / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(own))
     (tmp_path / "annotations" / "captions_val2017.json").write_text("{}")
-    train = coco.open("train", path=tmp_path, images="train2017")
+    train = coco.open("train", path=tmp_path)
+    assert train.names == ["train2017/7.png", "train2017/8.png"]
     assert len(train) == 2 and train.item(0).labels.tolist() == [2, 1]
     (tmp_path / "val2017" / "9.png").write_bytes(png() + b"other")
-    test = coco.open("test", path=tmp_path, images="val2017")
+    test = coco.open("test", path=tmp_path)
     assert len(test) == 1 and test.shared(train) == 0
+    assert coco.open("test", path=tmp_path, images="val2017").names == test.names
     (tmp_path / "val2017" / "9.png").write_bytes(png())
     assert test.shared(train) == 1
-    with pytest.raises(Refused, match=r"no file '7.png'.*option images"):
-        coco.open("train", path=tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "train2017").rename(tmp_path / "images" / "train2017")
+    for images in (None, "images"):
+        assert coco.open("train", path=tmp_path, images=images).names[0] == "images/train2017/7.png"
+    with pytest.raises(Refused, match=r"no file 'elsewhere/7.png'.*option images"):
+        coco.open("train", path=tmp_path, images="elsewhere")
+
+
+def test_two_folders_may_use_the_same_names(tmp_path):
+    both = table()
+    for split, number in (("train", 7), ("val", 9)):
+        images = [one | {"file_name": "1.png", "split": None} for one in both["images"] if one["id"] == number]
+        for one in images:
+            del one["split"]
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "1.png").write_bytes(png() + split.encode())
+        (tmp_path / f"instances_{split}.json").write_text(json.dumps(both | {"images": images}))
+    assert coco.open("train", path=tmp_path).names == ["train/1.png"]
+    assert coco.open("test", path=tmp_path).names == ["val/1.png"]
 
 
 def test_refusals(pack, tmp_path):

@@ -80,6 +80,17 @@ def test_what_is_interrupted_goes_on_to_the_same_weights(done, tmp_path, monkeyp
     assert [json.loads(line)["step"] for line in cfg.log().read_text().splitlines()] == [1, 2, 3, 4, 5, 6, 6]
 
 
+def test_test_images_that_were_trained_on_are_counted_or_refused(tmp_path, monkeypatch, capsys):
+    cfg = Detect(out=str(tmp_path), run="shared", **(TINY | {"epochs": 1}))
+    monkeypatch.setattr("mimlab.detection.data.scenes.Scenes.shared", lambda self, other: len(self))
+    with pytest.raises(Refused, match="all 2 test images are also training images"):
+        train(cfg)
+    assert not cfg.folder().exists()
+    monkeypatch.setattr("mimlab.detection.data.scenes.Scenes.shared", lambda self, other: 1)
+    assert train(cfg)["test_images_in_train"] == 1
+    assert "1 of 2 test images are also training images" in capsys.readouterr().err
+
+
 def test_another_configuration_in_the_folder_is_refused(done):
     with pytest.raises(Refused, match="lr = 0.0005 there, 0.1 now"):
         train(done[0].replace(lr=0.1))

@@ -27,7 +27,8 @@ def open(split, *, path=None, train_json=None, test_json=None, images=None, most
     """The `Coco` of a split.
 
     path: the folder or zip. train_json, test_json: names in it, where they cannot be guessed. images: a folder in it before
-    `file_name`. most: so many images at most, the first ones. Images without objects are kept.
+    `file_name`; None: looked for, as in COCO, where instances_train2017.json is of the images in train2017. most: so many
+    images at most, the first ones. Images without objects are kept.
     """
     if split not in SPLITS:
         raise Refused(f"split = {split!r}; there are: train, test")
@@ -35,17 +36,15 @@ def open(split, *, path=None, train_json=None, test_json=None, images=None, most
         raise Refused("data_args: coco needs the option 'path', a folder or a .zip")
     store = Store(path)
     given = {"train": train_json, "test": test_json}
-    table = {name: _table(store, name, given[name]) for name in SPLITS}
-    both = {one["file_name"] for one in table["train"]["images"]} & {
-        one["file_name"] for one in table["test"]["images"]
-    }
+    table = {name: _table(store, name, given[name], images) for name in SPLITS}
+    both = set(table["train"]["names"]) & set(table["test"]["names"])
     if both:
         raise Refused(f"path = '{path}': {len(both)} images are in both splits, such as {min(both)!r}; test on others")
     used = {one["category_id"] for one in table["train"]["annotations"]}
     categories = [one for one in table["train"]["categories"] if one["id"] in used]
     if not categories:
         raise Refused(f"path = '{path}': the training images have no annotated object")
-    return Coco(store, split, table[split], categories, images, most)
+    return Coco(store, split, table[split], categories, most)
 
 
 def fingerprint(split, *, path=None, train_json=None, test_json=None, images=None, most=None):
@@ -61,7 +60,7 @@ def load(split, *, path=None, train_json=None, test_json=None, images=None, most
 class Coco:
     """`classes`: names; `item(index)`: a `Picture`; `names`: the files, in order of the JSON."""
 
-    def __init__(self, store, split, table, categories, images, most):
+    def __init__(self, store, split, table, categories, most):
         self.store, self.split = store, split
         self.classes = [str(one["name"]) for one in categories]
         self.codes = {one["id"]: code for code, one in enumerate(categories, 1)}
@@ -70,7 +69,7 @@ class Coco:
         for one in table["annotations"]:
             if one["category_id"] in self.codes:
                 self.objects.setdefault(one["image_id"], []).append(one)
-        self.names = [f"{images}/{one['file_name']}" if images else one["file_name"] for one in self.images]
+        self.names = table["names"][:most]
         store.check(self.names)
         self.fingerprint = cache.digest(
             "coco", split, self.classes, self.names, {str(k): v for k, v in self.objects.items()}
@@ -148,13 +147,15 @@ class Store:
             return sorted(name for name in self.members if name.endswith(".json"))
         return sorted(file.relative_to(self.path).as_posix() for file in self.path.rglob("*.json"))
 
+    def has(self, name):
+        return name in self.members if self.members is not None else (self.path / name).is_file()
+
     def check(self, names):
         """Refuse a name that points outside, or to nothing."""
         for name in names:
             if name.startswith("/") or "\\" in name or ".." in name.split("/"):
                 raise Refused(f"path = '{self.path}': the name {name!r} points outside")
-            there = name in self.members if self.members is not None else (self.path / name).is_file()
-            if not there:
+            if not self.has(name):
                 raise Refused(
                     f"path = '{self.path}' has no file {name!r}, which its JSON names; option images is a folder before it"
                 )
@@ -179,8 +180,8 @@ class Store:
             return pack.read(name)
 
 
-def _table(store, split, given):
-    """The JSON of a split, reduced to its images and their annotations."""
+def _table(store, split, given, folder):
+    """The JSON of a split, reduced to its images, the names of their files, and their annotations."""
     there = store.jsons()
     if given is not None and given not in there:
         raise Refused(f"data_args: '{store.path}' has no {given!r}; there are: {', '.join(there[:8]) or 'no JSON'}")
@@ -211,6 +212,15 @@ def _table(store, split, given):
             raise Refused(
                 f"path = '{store.path}': {chosen} has objects of the categories {sorted(strange)[:5]}, which it does not name"
             )
-        return {"images": images, "annotations": annotations, "categories": table["categories"]}
+        names = _located(store, [str(one["file_name"]) for one in images], folder, chosen)
+        return {"images": images, "names": names, "annotations": annotations, "categories": table["categories"]}
     except (ValueError, KeyError, TypeError) as error:
         raise Refused(f"path = '{store.path}': {chosen} is not COCO's format ({error!r})") from None
+
+
+def _located(store, names, folder, chosen):
+    """Files with their folder: `folder`, or the first of the usual ones that has the first image; see `open`."""
+    own = chosen.split("/")[-1].removesuffix(".json").removeprefix("instances_")
+    places = ["", own, "images", f"images/{own}"] if folder is None else [folder, f"{folder}/{own}"]
+    found = next((place for place in places if names and store.has(f"{place}/{names[0]}".lstrip("/"))), places[0])
+    return [f"{found}/{name}" if found else name for name in names]
