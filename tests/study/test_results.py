@@ -156,3 +156,35 @@ def test_the_notebooks_show_what_there_is(study, name):
         assert {trace.get("name") for trace in figures[0]["data"]} > {"splitmask, the paper", "mae"}
     else:
         assert "run the study" in json.dumps(figures[0]) and "Not started yet" in path.read_text()
+
+
+def test_a_table_of_a_thousand_runs_loads_and_plots_in_seconds(here):
+    """CPU time, since other processes may be at work; imports are done, as in a notebook."""
+    import time
+
+    from mimlab.figures import studies, tables
+
+    (here / "big.yaml").write_text(
+        "base: {data: emoji, image_size: 16, patch_size: 4, encoder_args: {dim: 24, depth: 1, heads: 2}}\n"
+        "axes: {method: [mae, simmim, supervised, beit], fraction: [0.01, 0.1, 0.2, 0.5, 1.0]}\n"
+        "seeds: 50\nevaluations: [{evaluation: finetune, fraction: 1.0, seeds: 2}]\n"
+    )
+    found = spec.read("big.yaml")
+    jobs = plan.plan(found)
+    assert len(jobs) == 1000
+    for number, job in enumerate(jobs):
+        finish(job)
+        evaluate(job, 1, [50.0 + number % 7, 51.0 + number % 5])
+    results.keep(found.folder, found, jobs)
+    results.rebuild(found.folder, jobs)
+    began = time.process_time()
+    rows = results.read(found.folder)
+    figures = [studies.against(rows, "fraction", evaluation="finetune", log=True), studies.beside(rows, "fraction")]
+    figures += [studies.overview(rows), tables.table(studies.summary(rows))]
+    assert all(figure.to_json() for figure in figures)
+    took = time.process_time() - began
+    assert len(rows) == 1000 and len(studies.summary(rows)) == 20
+    assert took < 3, f"{took:.1f} s"
+    began = time.process_time()
+    assert "1000 done" in viewer.view(results.planned(found.folder)[1])
+    assert time.process_time() - began < 3
