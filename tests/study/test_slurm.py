@@ -13,6 +13,7 @@ import time
 import pytest
 
 from mimlab.errors import Refused
+from mimlab.run import Run
 from mimlab.study import cluster, plan, spec
 from mimlab.study.state import job_state, todo
 
@@ -146,24 +147,27 @@ SelectType=select/cons_tres
 ReturnToService=2
 AccountingStorageType=accounting_storage/none
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool.%n
 SlurmctldPidFile={folder}/ctld.pid
-SlurmdPidFile={folder}/d.pid
+SlurmdPidFile={folder}/d.%n.pid
 SlurmctldLogFile={folder}/ctld.log
-SlurmdLogFile={folder}/d.log
+SlurmdLogFile={folder}/d.%n.log
 SlurmctldPort=16817
-SlurmdPort=16818
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
-PartitionName=test Nodes={host} Default=YES MaxTime=INFINITE State=UP
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port=16818 CPUs={cpus} State=UNKNOWN
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port=16819 CPUs={cpus} State=UNKNOWN
+PartitionName=test Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
 
 
 @pytest.fixture
 def slurm(tmp_path_factory, monkeypatch):
-    """A cluster of this machine alone, started and stopped here: apt-get install slurm-wlm munge, and root."""
+    """A cluster of two nodes, both of them this machine, started and stopped here.
+
+    Needs apt-get install slurm-wlm munge, and root.
+    """
     assert shutil.which("sbatch") and getpass.getuser() == "root", "needs slurm-wlm and munge, and to be root"
     folder = tmp_path_factory.mktemp("slurm")
-    for name in ("state", "spool"):
+    for name in ("state", "spool.n1", "spool.n2"):
         (folder / name).mkdir()
     host = socket.gethostname().split(".")[0]
     (folder / "slurm.conf").write_text(CONF.format(host=host, folder=folder, cpus=os.cpu_count()))
@@ -173,11 +177,12 @@ def slurm(tmp_path_factory, monkeypatch):
     munged = subprocess.Popen(["runuser", "-u", "munge", "--", "munged", "--foreground"], start_new_session=True)
     daemons = [munged]
     time.sleep(1)
-    for command in (["slurmctld", "-D"], ["slurmd", "-D", "-N", host]):
+    for command in (["slurmctld", "-D"], ["slurmd", "-D", "-N", "n1"], ["slurmd", "-D", "-N", "n2"]):
         daemons.append(
             subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         )
-    until(lambda: "idle" in subprocess.run(["sinfo", "-h"], capture_output=True, text=True).stdout)
+    nodes = ["sinfo", "-h", "-N", "-o", "%t"]
+    until(lambda: subprocess.run(nodes, capture_output=True, text=True).stdout.split() == ["idle"] * 2)
     yield folder
     subprocess.run(["scancel", "--user", "root"], check=False)
     time.sleep(1)
@@ -213,3 +218,25 @@ def test_a_real_slurm_runs_an_array_and_puts_a_preempted_job_back(slurm, here, j
     until(lambda: job_state(long).state == "done")
     assert "counted from 35995" in (long.path / "count.ipynb").read_text()
     assert starts(long) == 2
+
+
+RUN = {
+    "data": "emoji", "image_size": 16, "patch_size": 4, "encoder_args": {"dim": 24, "depth": 1, "heads": 2}, "vocab": 16, "updates": "4",
+    "batch_size": 32, "drop_path": 0.0, "knn_every": 0, "film": 0, "log_every": 1, "device": "cpu",
+}  # fmt: skip
+
+
+@pytest.mark.slurm
+def test_a_real_slurm_trains_on_two_nodes_as_on_one(slurm, here):
+    """The study's worker is on the first node and reaches the second; one array for each number of nodes."""
+    zips = [{"nodes": [1, 2], "run": ["one", "two"]}]
+    (here / "nodes.yaml").write_text(json.dumps({"base": RUN | {"method": "splitmask"}, "zip": zips}))
+    found = plan.plan(spec.read("nodes.yaml"))
+    submitted = cluster.submit(found, here / "study", {"partition": "test", "time": 10}, 2)
+    assert len({job.job_id.partition("_")[0] for job in submitted}) == 2
+    until(lambda: all(job_state(job).state in ("done", "failed") for job in found), 400)
+    assert [job_state(job).state for job in found] == ["done", "done"], (found[1].path / "study.log").read_text()[
+        -3000:
+    ]
+    one, two = ([row["loss"] for row in Run(job.path).metrics() if "loss" in row] for job in found)
+    assert len(one) == 4 and one == pytest.approx(two, rel=1e-3)
