@@ -23,7 +23,7 @@ def bench(
     parameter=(),
     against=None,
     skip=(),
-    rounds=8,
+    rounds=6,
     threads=None,
     clock="wall",
     limit=0.15,
@@ -97,7 +97,7 @@ def run(settings, at, against, skip, rounds, threads, clock, limit, patience, fu
             rows += found
             if "loop" not in skip:
                 report(f"{method}: the whole loop")
-                loops.append(compare(cfg, accelerator))
+                loops.append(compare(cfg, accelerator, clock, limit))
             gc.collect()
     finally:
         torch.set_num_threads(before)

@@ -10,7 +10,7 @@ from mimlab.bench.replay import Replay
 from mimlab.bench.rounds import Series, turns
 
 PARTS = ("data", "mask", "tokenizer", "forward", "backward", "optimiser")
-WARM = 2  # steps of each case before the first round
+WARM = 1  # steps of each case before the first round
 
 
 def measure(cfg, accelerator, against, rounds, clock="wall", limit=0.15, patience=0.0, fused=False, each=None):

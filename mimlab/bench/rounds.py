@@ -37,13 +37,23 @@ def busy():
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
-def timed(work):
-    """`Sample` of one call."""
-    before = busy(), time.process_time(), time.perf_counter()
-    work()
+def moment():
+    """Where the clocks stand: of others and this process, of this process, of the wall."""
+    return busy(), time.process_time(), time.perf_counter()
+
+
+def since(before):
+    """`Sample` from a `moment` to now."""
     wall, cpu = time.perf_counter() - before[2], time.process_time() - before[1]
     other = None if before[0] is None else max(0.0, busy() - before[0] - cpu)
     return Sample(wall, cpu, other)
+
+
+def timed(work):
+    """`Sample` of one call."""
+    before = moment()
+    work()
+    return since(before)
 
 
 def wait(patience):

@@ -75,12 +75,18 @@ def test_the_result_is_json_and_its_table_names_everyone(result):
 
 
 def test_memory_is_a_fresh_process_and_the_whole_loop_stands_beside_ready_batches():
-    given = {"parameter": tiny("simmim", batch_size="32"), "rounds": 1, "against": ["plain"], "threads": 1}
+    given = {
+        "parameter": tiny("simmim", batch_size="32"),
+        "rounds": 1,
+        "against": ["plain"],
+        "threads": 1,
+        "clock": "cpu",
+    }
     found = bench(["simmim"], **given)
     for row in found["rows"]:
         assert row["memory_mb"] > 1 and row["imports_mb"] > 100
     (loop,) = found["loop"]
-    assert loop["of_ready"] == pytest.approx(loop["images_per_s"] / loop["ready_images_per_s"])
+    assert loop["rounds"] == 4 and 0.1 < loop["of_ready"] < 3  # in turns, so that a busy machine slows both
     assert "the whole loop" in text(found) and "MiB" in text(found)
 
 
