@@ -6,7 +6,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 DATA_DIR ?= $(MIMLAB_DATA_DIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test test-browser test-packs test-slow lab lint clean
+.PHONY: install demo test test-browser test-packs test-slow bench lab lint clean
 
 install: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
@@ -36,6 +36,15 @@ test-packs: .venv/installed
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
+
+# speeds beside others; leave the machine alone meanwhile
+.venv/peers: .venv/installed
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev,peers]'
+	touch $@
+
+bench: .venv/peers
+	$(BIN)/python -m mimlab bench --at 32px --patience 30 --out runs/bench-32px.json
+	$(BIN)/python -m mimlab bench --at ti224 --patience 30 --out runs/bench-ti224.json
 
 lab: .venv/installed
 	MIMLAB_ROOT=$(CURDIR) $(BIN)/jupyter lab notebooks

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 
 import pytest
 
@@ -74,7 +75,14 @@ def test_the_result_is_json_and_its_table_names_everyone(result):
     assert all(gone["why"] in shown for gone in result["missing"])
 
 
-def test_memory_is_a_fresh_process_and_the_whole_loop_stands_beside_ready_batches():
+def test_the_whole_loop_and_memory_stand_in_the_table(monkeypatch):
+    asked = []
+
+    def ask(cfg, who, threads, fused):
+        asked.append((cfg.method, who, threads, fused))
+        return {"peak_mb": 123.4, "imports_mb": 500.0}
+
+    monkeypatch.setattr(memory, "ask", ask)
     given = {
         "parameter": tiny("simmim", batch_size="32"),
         "rounds": 1,
@@ -83,11 +91,19 @@ def test_memory_is_a_fresh_process_and_the_whole_loop_stands_beside_ready_batche
         "clock": "cpu",
     }
     found = bench(["simmim"], **given)
-    for row in found["rows"]:
-        assert row["memory_mb"] > 1 and row["imports_mb"] > 100
+    assert sorted(asked) == [("simmim", "mimlab", 1, False), ("simmim", "plain", 1, False)]
     (loop,) = found["loop"]
     assert loop["rounds"] == 4 and 0.1 < loop["of_ready"] < 3  # in turns, so that a busy machine slows both
-    assert "the whole loop" in text(found) and "MiB" in text(found)
+    assert "the whole loop" in text(found) and "MiB" in text(found) and " 123 " in text(found)
+
+
+def test_memory_is_that_of_a_fresh_process():
+    """A batch four times as large needs more, and what is imported is not counted."""
+    small, large = (sizes.settings("supervised", "32px", dict(tiny("supervised", batch_size=b))) for b in ("64", "256"))
+    assert small.image_size == 16
+    found = [memory.ask(small, "mimlab", 1), memory.ask(large, "plain", 1)]
+    assert all(row["imports_mb"] > 100 for row in found)
+    assert 1 < found[0]["peak_mb"] < found[1]["peak_mb"] < 200
 
 
 def test_a_peer_that_is_not_installed_is_named(monkeypatch):
@@ -127,12 +143,12 @@ def test_another_model_is_told():
     assert others.differs(Ours, Ours, shape, (1.0, 1.0)) is None
 
 
-def test_memory_that_cannot_be_asked_says_why():
+def test_memory_that_cannot_be_asked_says_why(monkeypatch):
+    said = subprocess.CompletedProcess([], -9, "", "Traceback\nMemoryError: no room")
+    monkeypatch.setattr(subprocess, "run", lambda *rest, **more: said)
     cfg = sizes.settings("mae", "32px", dict(tiny("mae")))
-    with pytest.raises(
-        Failed, match="memory of mae, nobody: the process ended with 1: .*Refused: no bench.peers called 'nobody'"
-    ):
-        memory.ask(cfg, "nobody", 1)
+    with pytest.raises(Failed, match="memory of mae, plain: the process ended with -9: MemoryError: no room"):
+        memory.ask(cfg, "plain", 1)
 
 
 @pytest.mark.parametrize("at", sizes.SIZES)
