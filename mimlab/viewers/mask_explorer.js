@@ -82,7 +82,7 @@ const CSS = `
 .mimlab-masks .outline { stroke: #d1490c; stroke-width: 1.3px; }
 .mimlab-masks .pointed { stroke: #fff; stroke-width: 1.5px; paint-order: stroke; filter: drop-shadow(0 0 1px #000); }
 .mimlab-masks [data-waiting="1"] canvas { opacity: .55; transition-delay: .15s; }
-.mimlab-masks img.result:not([src]), .mimlab-masks img.result[src=""] { visibility: hidden; }
+.mimlab-masks img.result[data-empty] { visibility: hidden; }
 .mimlab-masks [data-stale="1"] img.result { opacity: .3; transition-delay: .1s; }
 .mimlab-masks [data-stale="1"] .numbers { opacity: .45; }
 .mimlab-masks .read { display: flex; flex-wrap: wrap; gap: 0 10px; font-size: 12px; font-variant-numeric: tabular-nums; }
@@ -516,6 +516,8 @@ function download(name, blob) {
 
 // ---------------------------------------------------------------------------------------------- one panel
 
+// an image without a source, given one while its text is laid out in its place, can keep no height for good in Chromium
+const BLANK = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";
 const RESULTS = { filled: "filled in", pasted: "completed", error: "error" };
 const TOLD = { filled: "what the run predicts everywhere", pasted: "its prediction in the hidden patches, the picture elsewhere",
   error: "absolute difference between the completed picture and the original" };
@@ -593,7 +595,7 @@ class Panel {
     this.tiles.replaceChildren(...wanted.map((role) => {
       const drawn = role === "masked" || role === "rest";
       const picture = drawn ? this.canvas(role) : h("img", { "data-role": role, alt: captions[role],
-        class: role in RESULTS ? "result" : null, title: TOLD[role], draggable: "false" });
+        class: role in RESULTS ? "result" : null, src: BLANK, title: TOLD[role], draggable: "false" });
       const frame = h("div", { class: "frame" }, picture);
       const figure = h("figure", {}, frame, ...(wanted.length > 1 ? [h("figcaption", {}, captions[role])] : []));
       this.tile[role] = { picture, figure, caption: captions[role], overlay: drawn ? this.overlay(frame) : null };
@@ -860,8 +862,8 @@ class Panel {
       const tile = this.tile[role];
       if (!tile) continue;
       tile.figure.hidden = answer.id !== undefined && !answer[role];
-      if (answer[role]) tile.picture.src = answer[role];
-      else tile.picture.removeAttribute("src");
+      tile.picture.src = answer[role] ?? BLANK;
+      tile.picture.toggleAttribute("data-empty", !answer[role]);
     }
     this.showStale();
   }

@@ -385,10 +385,15 @@ FILLED = """() => { const panel = document.querySelector('[data-role=panel]');
     (image) => ({ width: image.naturalWidth, height: image.getBoundingClientRect().height, opacity: getComputedStyle(image).opacity })) }; }"""
 
 
+# JupyterLab takes cells out of the page that are scrolled out of sight, as figures that come later may push them
+HERE = """() => { const notebook = window.jupyterapp.shell.currentWidget.content;
+  return notebook.scrollToItem(notebook.widgets.findIndex((cell) => cell.node.querySelector('.mimlab-masks')), 'auto'); }"""
+
+
 def within(page, look, condition, seconds):
-    """Wait until `condition` holds for what `look` returns; the error shows the last look."""
+    """Wait, with the explorer in sight, until `condition` holds for what `look` returns; the error shows the last look."""
     end = time.monotonic() + seconds
-    while not page.evaluate(
+    while page.evaluate(HERE) or not page.evaluate(
         f"(found) => {{ const {{ {', '.join(found := page.evaluate(look))} }} = found; return {condition}; }}", found
     ):
         assert time.monotonic() < end, found

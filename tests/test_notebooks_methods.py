@@ -1,0 +1,99 @@
+"""Every notebook that looks at a run, on a run of every method: its cells in one shell, and (slow) through papermill.
+
+By default a few kinds of runs stand for all: two branches, nothing hidden, a method with pictures of its own, odd sizes.
+"""
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import mimlab
+from mimlab import config
+from mimlab.find import names
+
+NOTEBOOKS = Path(mimlab.__file__).parent.parent / "notebooks"
+SMALL = {
+    "mae": {"method_args": {"decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}},
+    "cae": {"method_args": {"regressor_depth": 1, "decoder_depth": 1}},
+    "cim": {"method_args": {"generator_dim": 24, "generator_heads": 2}},
+    "dino": {"method_args": {"out_dim": 64, "head_dim": 32, "bottleneck_dim": 16}, "augment": {"local_crops": 2}},
+}
+RUNS = {name: {"method": name} | SMALL.get(name, {}) for name in names("methods")}
+RUNS |= {
+    "revdet": {"method": "cim", "method_args": SMALL["cim"]["method_args"] | {"objective": "revdet"}},
+    "xcit": {"method": "beit", "encoder": "xcit", "image_size": 32, "patch_size": 8},
+    "resnet": {"method": "supervised", "encoder": "resnet18", "encoder_args": {}},
+    "one_head": {"method": "beit", "encoder_args": {"dim": 24, "depth": 1, "heads": 1}, "patch_size": 14},
+}
+TINY = {"encoder_args": {"dim": 24, "depth": 2, "heads": 2}, "fraction": 0.016, "patch_size": 7, "vocab": 32}
+TINY |= {"batch_size": 32, "epochs": 1, "knn_every": 0, "device": "cpu"}
+QUICK = {"splitmask", "dino", "revdet", "one_head"}
+KINDS = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in RUNS]
+LOOKS = {
+    "04_reconstructions": {"images": 2},
+    "05_attention": {"images": 2},
+    "06_evaluate": {"evaluation": "knn", "evaluation_args": {"k": 5}, "seeds": 1},
+    "07_compare": {"images": 2},
+    "11_features": {"images": 4},
+}
+WITHOUT = {  # what has no such picture, and the words that say so
+    ("dino", "04_reconstructions"): "reconstructs nothing",
+    ("supervised", "04_reconstructions"): "reconstructs nothing",
+    ("resnet", "04_reconstructions"): "reconstructs nothing",
+    ("resnet", "05_attention"): "no attention",
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def trained(request, tmp_path_factory):
+    """(name, path of its run), trained for an epoch of tiny settings."""
+    out = tmp_path_factory.mktemp(request.param)
+    return request.param, mimlab.pretrain(mimlab.Pretrain(**TINY | RUNS[request.param], out=str(out), run="r")).path
+
+
+def told(name, notebook, run):
+    """Parameters of a notebook that looks at the run."""
+    if notebook == "07_compare":
+        return LOOKS[notebook] | {"runs": str(run)}
+    return LOOKS[notebook] | {"run": str(run)}
+
+
+@pytest.mark.parametrize("notebook", LOOKS)
+def test_its_cells_run_on_every_method(trained, notebook, monkeypatch, capsys):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    name, run = trained
+    monkeypatch.setenv("MIMLAB_BATCH", "1")
+    shell = InteractiveShell()
+    for cell in nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", as_version=4).cells:
+        if cell.cell_type != "code":
+            continue
+        given = "parameters" in cell.metadata.get("tags", [])
+        source = cell.source + "".join(f"\n{k} = {v!r}" for k, v in told(name, notebook, run).items()) * given
+        result = shell.run_cell(source)
+        assert result.success, f"{source}\n{result.error_in_exec or result.error_before_exec}"
+        said = capsys.readouterr()  # what fails while a result is shown is printed, not raised
+        assert "Traceback" not in said.out + said.err, f"{source}\n{said.out}{said.err}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", LOOKS)
+def test_papermill_executes_it_on_every_method(trained, notebook, tmp_path):
+    name, run = trained
+    path = mimlab.execute(NOTEBOOKS / f"{notebook}.ipynb", told(name, notebook, run))
+    text = path.read_text()
+    assert path.stat().st_size < 3_000_000 and "Error displaying widget" not in text
+    if (name, notebook) in WITHOUT:
+        assert WITHOUT[name, notebook] in text
+
+
+def test_what_is_looked_at_is_what_there_is():
+    """A notebook whose settings have a run to look at is in the list above."""
+    with_run = set()
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        settings = getattr(config, nbformat.read(path, as_version=4).metadata["mimlab"]["config"])
+        if {"run", "runs"} & set(settings.defaults()) and path.stem not in ("03_pretrain", "10_detection"):
+            with_run.add(path.stem)
+    assert with_run - {"01_masks"} == set(LOOKS), json.dumps(sorted(with_run))
