@@ -149,12 +149,12 @@ def reconstructions(run):
     seen = look(Look(run=str(run.path), images=IMAGES))
     numbers = page.table(
         [{"quantity": name, "value": value} for name, value in seen.numbers.items()],
-        f"over {seen.numbers['images']} test images",
+        f"over {seen.numbers['images']} images",
     )
     if seen.filled is None:
         return [page.note(seen.note), numbers]
     drawn = panel(seen.images, seen.mask, seen.grid, seen.filled, note=seen.note, loss=seen.loss)
-    return [page.figure(drawn, f"{' '.join(seen.about.split(chr(10)))} Test images, seed 0."), numbers]
+    return [page.figure(drawn, " ".join(seen.about.split("\n"))), numbers]
 
 
 def attention(run):
@@ -170,11 +170,12 @@ def attention(run):
     else:
         drawn = gallery(one.images, one.maps[one.layer], one.grid, one.query, f"Attention in layer {one.layer}")
         parts.append(
-            page.figure(drawn, f"What CLS looks at in the last layer, {one.layer}, head by head. Test images, seed 0.")
+            page.figure(drawn, f"What CLS looks at in the last layer, {one.layer}, head by head; {one.about}.")
         )
     if found.by_depth("distance"):
         drawn = by_depth(found.by_depth("distance"), "Mean attention distance", "pixels", one.measured)
-        parts.append(page.figure(drawn, f"How far the heads of each layer look, mean over {one.measured} test images."))
+        said = f"How far the heads of each layer look, mean over {one.measured} {one.about}."
+        parts.append(page.figure(drawn, said))
     elif one.maps is not None:
         parts.append(page.note(one.why("distance")))
     return parts

@@ -7,11 +7,14 @@ import json
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
 import mimlab
 from mimlab import config
 from mimlab.find import names
+from mimlab.report import report
 
 NOTEBOOKS = Path(mimlab.__file__).parent.parent / "notebooks"
 SMALL = {
@@ -60,22 +63,45 @@ def told(name, notebook, run):
     return LOOKS[notebook] | {"run": str(run)}
 
 
-@pytest.mark.parametrize("notebook", LOOKS)
-def test_its_cells_run_on_every_method(trained, notebook, monkeypatch, capsys):
+def run_cells(notebook, told, capsys):
+    """Run the code cells of a notebook in one shell, as in batch execution; returns what they printed and showed."""
     from IPython.core.interactiveshell import InteractiveShell
 
-    name, run = trained
-    monkeypatch.setenv("MIMLAB_BATCH", "1")
-    shell = InteractiveShell()
+    shell, shown = InteractiveShell(), ""
     for cell in nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", as_version=4).cells:
         if cell.cell_type != "code":
             continue
         given = "parameters" in cell.metadata.get("tags", [])
-        source = cell.source + "".join(f"\n{k} = {v!r}" for k, v in told(name, notebook, run).items()) * given
+        source = cell.source + "".join(f"\n{k} = {v!r}" for k, v in told.items()) * given
         result = shell.run_cell(source)
         assert result.success, f"{source}\n{result.error_in_exec or result.error_before_exec}"
         said = capsys.readouterr()  # what fails while a result is shown is printed, not raised
         assert "Traceback" not in said.out + said.err, f"{source}\n{said.out}{said.err}"
+        shown += said.out
+    return shown
+
+
+@pytest.mark.parametrize("notebook", LOOKS)
+def test_its_cells_run_on_every_method(trained, notebook, monkeypatch, capsys):
+    name, run = trained
+    monkeypatch.setenv("MIMLAB_BATCH", "1")
+    run_cells(notebook, told(name, notebook, run), capsys)
+
+
+def test_one_grey_image_without_labels_film_or_test_split(tmp_path, monkeypatch, capsys):
+    """Every picture that there is, and a line for each that there is not."""
+    monkeypatch.setenv("MIMLAB_BATCH", "1")
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(np.arange(30 * 40, dtype=np.uint8).reshape(30, 40)).save(tmp_path / "photos" / "grey.png")
+    given = TINY | RUNS["mae"] | {"data": "folder", "data_args": {"path": str(tmp_path / "photos")}, "fraction": 1.0}
+    given |= {"encoder_args": {"dim": 24, "depth": 1, "heads": 1}, "image_size": 32, "patch_size": 8, "batch_size": 1}
+    run = mimlab.pretrain(mimlab.Pretrain(**given, film=0, checkpoint_every=0, out=str(tmp_path), run="r")).path
+    said = "train images of folder, since there is no test split"
+    assert said in run_cells("04_reconstructions", {"run": str(run)}, capsys)
+    for notebook in ("05_attention", "07_compare", "11_features"):
+        run_cells(notebook, told("mae", notebook, run), capsys)
+    page = report([str(run)]).read_text()
+    assert said in page and "kept neither a film" in page and page.count("data-plotly role") >= 5
 
 
 @pytest.mark.slow

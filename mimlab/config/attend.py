@@ -24,6 +24,9 @@ class Attend(Settings):
     layer: str = setting("last", "the layer shown first: a number from 0, or last")
     query: str = setting("cls", "who looks: cls, or a patch as row,column from 0")
     threshold: float = setting(0.6, "share of the attention that is kept as mass, above 0, at most 1")
+    discard: float = setting(
+        0.9, "share of the smallest weights that one of the rollouts leaves out; 0: no such rollout"
+    )
     seed: int = setting(0, "of the images")
     out: str = setting("runs", "where `newest` looks; a file's notebook goes to `out`/looked")
 
@@ -34,6 +37,8 @@ class Attend(Settings):
         within("images", self.images, 1, 64)
         if not 0 < self.threshold <= 1:
             raise Refused(f"threshold = {self.threshold} must lie above 0 and be at most 1")
+        if not 0 <= self.discard < 1:
+            raise Refused(f"discard = {self.discard} must be 0 or more and below 1")
         if self.split not in ("train", "test"):
             raise Refused(f"split = {self.split!r}; there are: train, test")
         if self.layer != "last" and not self.layer.isdigit():

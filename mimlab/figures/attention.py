@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 
 from mimlab.errors import Refused
-from mimlab.figures.pictures import CELL, cells, colours, numpy, painted, panels
+from mimlab.figures.pictures import cells, colours, numpy, painted, panels
 from mimlab.figures.style import COLOURS, TEMPLATE, empty
 from mimlab.looking.attention import mass
 
@@ -19,8 +19,6 @@ VEIL = 0.6  # of the map over the image
 FAINT = 0.2  # of a head's largest weight: what is below has no colour
 SLATE = np.array([92, 106, 138])  # what is outside the mass; seldom a colour of an image
 MARKER = np.array([230, 30, 30], np.uint8)
-ACROSS = 960  # px: a wider figure gets smaller pictures
-LEAST = 56  # px of a picture
 MOST = 12  # layers in one figure
 
 
@@ -89,19 +87,12 @@ def _asked(query):
     return "CLS" if query == "cls" else f"the patch in row {query[0]}, column {query[1]}"
 
 
-def _smaller(figure, columns, rows, tall):
-    """The figure with smaller pictures where they would be wider than `ACROSS`; `tall`: height / width of one."""
-    side = max(LEAST, min(CELL, ACROSS / columns))
-    if side == CELL:
-        return figure
-    layout = figure.layout
-    figure.update_layout(
-        width=round(layout.width - columns * (CELL - side)), height=round(layout.height - rows * (CELL - side) * tall)
-    )
-    return figure.update_annotations(font={"size": 11 if side > 80 else 9})
+def _noted(*parts):
+    """The note under a title, of the parts that say something."""
+    return "; ".join(part for part in parts if part)
 
 
-def heads(image, maps, grid, query="cls", title="Attention by layer and head"):
+def heads(image, maps, grid, query="cls", title="Attention by layer and head", about=""):
     """One image (3, H, W): a row a layer, a column a head, of maps (L, heads, N); the image comes first in each row.
 
     Of more than `MOST` layers that many are shown, evenly spread with the first and the last.
@@ -116,8 +107,7 @@ def heads(image, maps, grid, query="cls", title="Attention by layer and head"):
     if many > 1:
         columns["mean"] = _drawn(maps[chosen].mean(1), grid)
     note = f"weights that {_asked(query)} gives to patches, each map from its smallest (dark) to its largest (bright)"
-    figure = panels(columns, title, note, [f"layer {layer}" for layer in chosen])
-    return _smaller(figure, len(columns), len(chosen), _tall(columns))
+    return panels(columns, title, _noted(note, about), [f"layer {layer}" for layer in chosen])
 
 
 def _drawn(maps, grid):
@@ -133,20 +123,18 @@ def _resized(pictures, longest=112):
     return np.stack([np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BOX)) for one in pictures])
 
 
-def gallery(images, maps, grid, query="cls", title="Attention"):
-    """Each image (B, 3, H, W), its mean map over the heads, all heads in colours, and each head, of maps (B, heads, N)."""
+def gallery(images, maps, grid, query="cls", title="Attention", about=""):
+    """Each image (B, 3, H, W), its mean map over the heads, all heads in colours, and each head, of maps (B, heads, N).
+
+    `about`, here and in the other figures: which images these are, for the note.
+    """
     maps, many = numpy(maps), maps.shape[1]
     columns = {"image": np.stack([marked(one, query, grid) for one in colours(images)])}
     columns["mean"] = overlay(images, maps.mean(1), grid)
     if many > 1:
         columns["heads in colours"] = in_colours(images, maps, grid)
         columns |= {_named(head, many): overlay(images, maps[:, head], grid) for head in range(many)}
-    return _smaller(panels(columns, title, f"of {_asked(query)}"), len(columns), len(images), _tall(columns))
-
-
-def _tall(columns):
-    first = next(iter(columns.values()))
-    return first.shape[1] / first.shape[2]
+    return panels(columns, title, _noted(f"of {_asked(query)}", about))
 
 
 def _named(head, many):
@@ -155,25 +143,25 @@ def _named(head, many):
     return f'<span style="color:rgb({red},{green},{blue})">●</span> head {head}'
 
 
-def masses(images, maps, grid, threshold, query="cls"):
+def masses(images, maps, grid, threshold, query="cls", about=""):
     """DINO's figure: for each image and head the patches that hold `threshold` of the attention, of maps (B, heads, N)."""
     maps, many = numpy(maps), maps.shape[1]
     columns = {"image": np.stack([marked(one, query, grid) for one in colours(images)])}
     columns |= {_named(head, many): kept(images, maps[:, head], grid, threshold) for head in range(many)}
     note = f"the fewest patches that hold {threshold:.0%} of what {_asked(query)} gives to patches"
-    return _smaller(panels(columns, "Attention mass", note), len(columns), len(images), _tall(columns))
+    return panels(columns, "Attention mass", _noted(note, about))
 
 
-def overlays(images, maps, grid, title, note=None, query="cls"):
+def overlays(images, maps, grid, title, note=None, query="cls", about=""):
     """Each image beside overlays of several maps: `maps` is title -> (B, N)."""
     if not maps:
         raise Refused("maps: an empty dict shows nothing; give title -> weights (B, N)")
     columns = {"image": np.stack([marked(one, query, grid) for one in colours(images)])}
     columns |= {name: overlay(images, one, grid) for name, one in maps.items()}
-    return _smaller(panels(columns, title, note), len(columns), len(images), _tall(columns))
+    return panels(columns, title, _noted(note, about))
 
 
-def beside(models):
+def beside(models, about=""):
     """Two models on the same images: `models` is title -> (images (B, 3, H, W), maps (B, N), grid)."""
     size = max((numpy(images).shape[2:] for images, _, _ in models.values()), key=max)
     columns = {}
@@ -184,7 +172,7 @@ def beside(models):
         name: pictures if pictures.shape[1:3] == size else _enlarged(pictures, size)
         for name, pictures in columns.items()
     }
-    return panels(columns, "The same images", "mean over the heads")
+    return panels(columns, "The same images", _noted("mean over the heads", about))
 
 
 def _enlarged(pictures, size):
@@ -198,7 +186,7 @@ def _broken(title):
     return "<br>".join(title[at : at + 18] for at in range(0, min(len(title), 72), 18))
 
 
-def by_depth(values, title, label, measured=None):
+def by_depth(values, title, label, measured=None, about=""):
     """One dot a head against depth, a line through the mean, an area from the least to the most: title -> (L, heads)."""
     if not values:
         return empty("no model to show", title)
@@ -233,7 +221,7 @@ def by_depth(values, title, label, measured=None):
             hovertemplate=f"layer %{{x}}, head %{{customdata}}<br>%{{y:.4g}} {label}<extra>{name}</extra>",
             showlegend=False,
         )
-    said = f"one dot a head, the line their mean{f'; mean over {measured} images' if measured else ''}"
+    said = _noted("one dot a head, the line their mean", f"over {measured} images" if measured else "", about)
     figure.update_layout(
         template=TEMPLATE,
         title={"text": title, "subtitle": {"text": said, "font": {"size": 12}}},
@@ -247,12 +235,11 @@ def by_depth(values, title, label, measured=None):
     return figure.update_yaxes(title=label, rangemode="tozero")
 
 
-def channels(weights, title="Cross-covariance attention"):
+def channels(weights, title="Cross-covariance attention", about=""):
     """Channels that an XCiT's blocks mix: (L, heads, d, d), rows are outputs; each map from 0 to its largest weight."""
     weights = numpy(weights)
     tops = weights.max((-1, -2), keepdims=True)
     drawn = weights / np.where(tops > 0, tops, 1)
     columns = {f"head {head}": painted(drawn[:, head], 1) for head in range(weights.shape[1])}
     note = f"softmax weights between the {weights.shape[-1]} channels of a head; each map from 0 to its largest weight"
-    figure = panels(columns, title, note, [f"layer {layer}" for layer in range(len(weights))])
-    return _smaller(figure, len(columns), len(weights), 1)
+    return panels(columns, title, _noted(note, about), [f"layer {layer}" for layer in range(len(weights))])

@@ -96,7 +96,10 @@ def curves(metrics, y="loss", x="step", smooth=0.0, baseline=None):
     figure = go.Figure()
     if not _draw(figure, metrics, y, x, smooth, baseline):
         return empty("nothing logged yet", title=y)
-    figure.update_layout(template=TEMPLATE, height=360, width=760, margin_t=30, uirevision=f"{y} {x}")
+    height = max(394, 120 + 25 * len(metrics))  # the legend has no room to scroll in a printed page
+    figure.update_layout(template=TEMPLATE, height=height, width=760, margin_t=64, uirevision=f"{y} {x}")
+    title = f"{AXES.get(y, y)} by {x}"
+    figure.update_layout(title=_title(title[0].upper() + title[1:], metrics, [y], smooth))
     return figure.update_xaxes(title_text=AXES.get(x, x), exponentformat="power").update_yaxes(
         title_text=AXES.get(y, y)
     )
@@ -109,7 +112,11 @@ def grid(metrics, ys, x="step", smooth=0.0, columns=2):
     columns = min(columns, len(ys))
     height = math.ceil(len(ys) / columns)
     figure = make_subplots(
-        height, columns, subplot_titles=list(ys), horizontal_spacing=0.09, vertical_spacing=0.22 / height
+        height,
+        columns,
+        subplot_titles=[AXES.get(y, y) for y in ys],
+        horizontal_spacing=0.09,
+        vertical_spacing=0.22 / height,
     )
     drawn = [
         _draw(figure, metrics, y, x, smooth, None, legend=k == 0, row=k // columns + 1, col=k % columns + 1)
@@ -117,8 +124,20 @@ def grid(metrics, ys, x="step", smooth=0.0, columns=2):
     ]
     if not any(drawn):
         return empty("nothing logged yet")
-    figure.update_layout(template=TEMPLATE, height=60 + 240 * height, width=420 * columns, margin_t=40)
+    figure.update_layout(template=TEMPLATE, height=104 + 240 * height, width=420 * columns, margin_t=84)
+    figure.update_layout(title=_title("What was logged", metrics, ys, smooth))
     return figure.update_xaxes(exponentformat="power").update_xaxes(title_text=AXES.get(x, x), row=height)
+
+
+def _title(text, metrics, ys, smooth):
+    """A title, and under it what a line and a band are."""
+    every = [rows for value in metrics.values() for rows in seeds(value)]
+    many = any(len(series(rows, y)[0]) >= FEW for rows in every for y in ys)
+    said = [f"moving average with weight {smooth:g} on the past; faint: as logged"] if smooth and many else []
+    if any(len(seeds(value)) > 1 for value in metrics.values()):
+        said.append("line: mean of the seeds, band: lowest to highest")
+    about = {"text": "; ".join(said), "font": {"size": 12}}
+    return {"text": text, "subtitle": about, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 12, "l": 14}}
 
 
 def _draw(figure, metrics, y, x, smooth, baseline, legend=True, **place):

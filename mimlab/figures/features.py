@@ -22,11 +22,17 @@ def _short(title, most=76):
     return title if len(title) <= most else f"{title[: most - 1]}…"
 
 
-def components(images, colours, share, foreground=None, second=None, title=""):
+def _and(note, about):
+    """A note and, in a further line, which images these are."""
+    return f"{note}<br>{about}" if about else note
+
+
+def components(images, colours, share, foreground=None, second=None, title="", about=""):
     """Images (B, 3, H, W) beside their patches' first three components as red, green and blue, `colours` (B, h, w, 3).
 
     `share` (k,): their shares of the variance. `foreground` (B, h, w, 3): colours by the components of the foreground
-    alone, black elsewhere, with the shares `second`; None: there is none.
+    alone, black elsewhere, with the shares `second`; None: there is none. `about`, here and in the other figures: which
+    images these are.
     """
     shown, percent = pixels(images), [round(100 * float(x)) for x in numpy(share)]
     size = shown.shape[1:3]
@@ -35,9 +41,7 @@ def components(images, colours, share, foreground=None, second=None, title=""):
     if foreground is not None:
         columns["of the foreground"] = _cells(foreground, size)
         note += f"<br>foreground alone: {', '.join(str(round(100 * float(x))) for x in numpy(second))} %"
-    figure = panels(columns, title=_short(f"Components of the patches: {title}"), note=note)
-    if foreground is not None:  # a second line under the title
-        figure.update_layout(height=figure.layout.height + 16, margin={"t": figure.layout.margin.t + 16})
+    figure = panels(columns, title=_short(f"Components of the patches: {title}"), note=_and(note, about))
     figure.update_layout(width=max(figure.layout.width, 560))
     figure.update_xaxes(constraintoward="left")
     return figure
@@ -50,7 +54,7 @@ def _cells(values, size):
     return (values[:, rows[:, None], columns[None]].clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def neighbours(images, nearest, cosine, labels=None, classes=None, agreement=None, title=""):
+def neighbours(images, nearest, cosine, labels=None, classes=None, agreement=None, title="", about=""):
     """The first images and those most alike to each: images (M, 3, H, W); nearest and cosine (Q, k).
 
     With `labels` (M,) a neighbour's frame is blue where its label is the query's and vermilion where not. `agreement`
@@ -78,10 +82,8 @@ def neighbours(images, nearest, cosine, labels=None, classes=None, agreement=Non
                 f"{agreement['top1']:.1f} % (chance {agreement['chance']:.1f} %)"
             )
     rows = None if labels is None else [_label(labels, classes, i, "")[:18] for i in range(len(nearest))]
-    figure = panels(columns, title=_short(f"Nearest images: {title}"), note=note, rows=rows)
+    figure = panels(columns, title=_short(f"Nearest images: {title}"), note=_and(note, about), rows=rows)
     figure.data[0].hovertext = said
-    if agreement:
-        figure.update_layout(height=figure.layout.height + 16, margin={"t": figure.layout.margin.t + 16})
     figure.update_layout(width=max(figure.layout.width, 560))
     return figure
 
@@ -103,7 +105,7 @@ def _framed(pictures, frames, edge):
     return found
 
 
-def similarity(values, rows, columns, first, second, count):
+def similarity(values, rows, columns, first, second, count, about=""):
     """Linear CKA (L1, L2) between the layers `rows` of `first` and `columns` of `second`, over `count` images."""
     values = numpy(values)
     same = first == second
@@ -122,21 +124,21 @@ def similarity(values, rows, columns, first, second, count):
         )
     )
     side = 44 if max(values.shape) <= 14 else 24
-    note = f"linear, unbiased over minibatches (Nguyen et al. 2021); {count:,} images"
+    note = _and(f"linear, unbiased over minibatches (Nguyen et al. 2021); {count:,} images", about)
     what = f"Similarity of layers: {first}" if same else "Similarity of layers between two models"
     figure.update_layout(
         template=TEMPLATE,
         title={"text": _short(what, 70), "subtitle": {"text": note, "font": {"size": 12}}},
         width=max(660, side * len(columns) + 190),
-        height=max(320, side * len(rows) + 150),
-        margin={"t": 76},
+        height=max(320, side * len(rows) + 150) + 16,
+        margin={"t": 92},
     )
     figure.update_xaxes(title="layer" if same else f"layer of {_short(second, 44)}", type="category")
     figure.update_yaxes(title="layer" if same else f"layer of {_short(first, 36)}", type="category")
     return figure
 
 
-def ranks(rows, layers, title=""):
+def ranks(rows, layers, title="", about=""):
     """Effective rank and signs of collapse by layer: `rows` is "images" or "patches" -> a dict for each layer.
 
     Each has "rank", "most" (the largest it could be), "rows", "cosine" and "spread", as `geometry` measures them.
@@ -164,7 +166,7 @@ def ranks(rows, layers, title=""):
     figure.update_xaxes(title="layer", type="category", tickangle=0 if len(names) < 10 else None)
     figure.update_yaxes(rangemode="tozero", row=1)
     figure.update_yaxes(range=[0, None], row=1, col=1)
-    note = "collapse: rank 1, cosine 1, spread 0"
+    note = f"collapse: rank 1, cosine 1, spread 0{about and '; ' + about}"
     figure.update_layout(
         template=TEMPLATE,
         title={"text": _short(f"Rank and collapse: {title}"), "subtitle": {"text": note, "font": {"size": 12}}},

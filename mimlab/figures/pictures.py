@@ -15,6 +15,8 @@ from mimlab.figures.style import SCALE, TEMPLATE
 LEAST = 96  # px; a browser smooths pictures that it enlarges, so small ones are enlarged here, by whole factors
 BUDGET = 220_000  # bytes of text for all pictures of one figure
 CELL = 140  # px on screen for one picture
+ACROSS = 960  # px: a wider figure gets smaller pictures
+SMALLEST = 56  # px of a picture
 # tried in turn until a figure's pictures fit BUDGET: (longest side, colours), None = as it is
 STEPS = [(None, None), (None, 256), (160, 256), (112, 128), (96, 64)]
 
@@ -93,12 +95,15 @@ def painted(values, top):
 def panels(columns, title=None, note=None, rows=None, scale=None):
     """Pictures in rows and columns: `columns` is title -> uint8 (B, H, W, 3), equal B and sizes alike.
 
-    `note` goes under the title, `rows` are B labels at the left, `scale` = (top, label) adds the colour bar
-    of `painted`. All pictures share one pair of axes: light to draw, and zooming is possible.
+    `note`, of lines between <br>, goes under the title, `rows` are B labels at the left, `scale` = (top, label) adds the colour bar
+    of `painted`. All pictures share one pair of axes: light to draw, and zooming is possible. They are smaller where
+    they would be wider than `ACROSS` together.
     """
     names, batch = list(columns), min(len(pictures) for pictures in columns.values())
     height, width = next(iter(columns.values())).shape[1:3]
     tall = height / width  # of one cell, whose width is 1
+    cell = max(SMALLEST, min(CELL, ACROSS / len(names)))  # px
+    letters = 13 if cell == CELL else 11 if cell > 80 else 9
     uris = iter(pngs([columns[name][row] for row in range(batch) for name in names]))
     figure = go.Figure()
     figure.layout.images = [  # at once: plotly checks all that are there with each that is added
@@ -111,7 +116,7 @@ def panels(columns, title=None, note=None, rows=None, scale=None):
         x=[column + 0.5 for _ in range(batch) for column in range(len(names))],
         y=[(row + 0.5) * tall for row in range(batch) for _ in names],
         mode="markers",
-        marker={"size": CELL * 0.7, "opacity": 0, "symbol": "square"},
+        marker={"size": cell * 0.7, "opacity": 0, "symbol": "square"},
         hovertext=[
             f"{name.replace('<br>', ', ')}<br>{rows[row] if rows else f'image {row}'}"
             for row in range(batch)
@@ -130,6 +135,7 @@ def panels(columns, title=None, note=None, rows=None, scale=None):
             yanchor="bottom",
             showarrow=False,
             yshift=2,
+            font={"size": letters},
         )
     for row, label in enumerate(rows or []):
         figure.add_annotation(
@@ -140,6 +146,7 @@ def panels(columns, title=None, note=None, rows=None, scale=None):
             yref="y",
             xanchor="right",
             showarrow=False,
+            font={"size": letters},
         )
     if scale:
         top, label = scale
@@ -165,7 +172,7 @@ def panels(columns, title=None, note=None, rows=None, scale=None):
         )
     lines = 1 + max(name.count("<br>") for name in names)
     left = 8 + (8 * max(len(str(label)) for label in rows) if rows else 0)
-    top_margin = 12 + 17 * lines + (28 if title else 0) + (24 if note else 0)
+    top_margin = 12 + 17 * lines + (28 if title else 0) + (24 + 16 * note.count("<br>") if note else 0)
     figure.update_layout(
         template=TEMPLATE,
         title={
@@ -175,8 +182,8 @@ def panels(columns, title=None, note=None, rows=None, scale=None):
             "yref": "container",
         }
         | {"yanchor": "top", "pad": {"t": 10, "l": 12}},
-        width=len(names) * CELL + left + (82 if scale else 8),
-        height=round(batch * CELL * tall) + top_margin + 8,
+        width=round(len(names) * cell) + left + (82 if scale else 8),
+        height=round(batch * cell * tall) + top_margin + 8,
         margin={
             "l": left,
             "r": 82 if scale else 8,

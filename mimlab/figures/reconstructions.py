@@ -5,7 +5,7 @@ from plotly.subplots import make_subplots
 
 from mimlab.errors import Refused
 from mimlab.figures.masks import hide
-from mimlab.figures.pictures import cells, colours, numpy, painted, panels
+from mimlab.figures.pictures import ACROSS, cells, colours, numpy, painted, panels
 from mimlab.figures.style import COLOURS, FAINT, SCALE, TEMPLATE, empty
 
 BAR, ROOM = 74, 26  # px that a colour bar takes, and what long numbers beside the last one need further
@@ -194,7 +194,7 @@ def by_distance(quantities, note=None):
             "text": "By distance to the nearest visible patch",
             "subtitle": {"text": note or "bars: 95 % intervals, from the spread between images"},
         },
-        width=90 + 250 * len(titles),
+        width=min(90 + 250 * len(titles), ACROSS),
         height=460,
         margin={"t": 100, "b": 120},
         bargap=0.3,

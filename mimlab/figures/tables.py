@@ -52,10 +52,15 @@ def table(rows, title=None):
     align = ["right" if number else "left" for number in numeric]
     needs = [max(len(str(name)), *map(len, column), 5) for name, column in zip(names, columns, strict=True)]
     widest = WIDEST
-    while (widths := [min(need, widest) for need in needs]) and _wide(widths) > PAGE and widest > NARROWEST:
+    words = [_longest_word(name, *column) for name, column in zip(names, columns, strict=True)]  # they do not wrap
+    while (
+        (widths := [max(min(need, widest), word) for need, word in zip(needs, words, strict=True)])
+        and _wide(widths) > PAGE
+        and widest > NARROWEST
+    ):
         widest -= 1
     lines = [
-        max(math.ceil(len(column[row]) / (0.9 * width)) for column, width in zip(columns, widths, strict=True))
+        max(_lines(column[row], width) for column, width in zip(columns, widths, strict=True))
         for row in range(len(rows))
     ]
     figure = go.Figure(
@@ -87,6 +92,16 @@ def table(rows, title=None):
         margin={"l": 8, "r": 8, "t": 44 if title else 8, "b": 8},
     )
     return figure
+
+
+def _longest_word(*texts):
+    """Letters of the longest word, at most `WIDEST`."""
+    return min(max(len(word) for said in texts for word in [*str(said).split(), ""]), WIDEST)
+
+
+def _lines(said, width):
+    """Lines that a cell takes."""
+    return 1 if len(said) <= width else math.ceil(len(said) / (0.9 * width))
 
 
 def _wide(widths):

@@ -19,8 +19,10 @@ KEPT = 2  # images whose attention stays in memory: of a ViT-B at 480 pixels an 
 class Looked:
     """One model on images, (B, 3, H, W) in [0, 1]; what it has no attention for is None, and `said` tells why.
 
+    `about`: which images they are, in words.
+
     `layers`: how many; `layer`: the chosen one; `query`: "cls" or (row, column); `maps` (L, B, heads, N): the query's
-    weights on patches; `rolled` fuse -> (B, N), the query's row of the rollout; `distance` and `entropy` (L, heads) in
+    weights on patches; `rolled` how the heads are fused -> (B, N), the query's row of the rollout; `distance` and `entropy` (L, heads) in
     pixels and nats, over `measured` images; `channels` (L, heads, d, d): an XCiT's cross-covariance of the first image.
     """
 
@@ -28,6 +30,7 @@ class Looked:
     encoder: Encoder
     images: torch.Tensor
     grid: tuple
+    about: str = ""
     layers: int = 0
     layer: int = 0
     query: str | tuple = "cls"
@@ -93,10 +96,11 @@ class Attended:
 
     def heads(self):
         one = self.first
-        return {"image": one.images[0], "maps": self._have("maps")[:, 0], "grid": one.grid, "query": one.query}
+        given = {"image": one.images[0], "maps": self._have("maps")[:, 0], "grid": one.grid}
+        return given | {"query": one.query, "about": self._of(one)}
 
     def rollout(self):
-        named = {"title": "Attention rollout", "note": "heads fused by"}
+        named = {"title": "Attention rollout", "note": "by how the heads are fused"}
         return {"maps": self._have("rolled")} | named | self._shown(self.first)
 
     def distance(self):
@@ -106,12 +110,12 @@ class Attended:
         return self._depth("entropy", "Attention entropy", "nats")
 
     def channels(self):
-        return {"weights": self._have("channels")}
+        return {"weights": self._have("channels"), "about": self._of(self.first)}
 
     def beside(self):
         if not self.pair:
             raise Refused(self.alone)
-        return {"models": self.pair}
+        return {"models": self.pair, "about": self.first.about}
 
     def _have(self, picture):
         found = getattr(self.first, picture)
@@ -120,12 +124,17 @@ class Attended:
         return found
 
     def _shown(self, one):
-        return {"images": one.images, "grid": one.grid, "query": one.query}
+        return {"images": one.images, "grid": one.grid, "query": one.query, "about": self._of(one)}
+
+    def _of(self, one):
+        return f"{one.title} on {one.about}"
 
     def _depth(self, name, title, label):
         if not self.by_depth(name):
             raise Refused(self.first.why(name))
-        return {"values": self.by_depth(name), "title": title, "label": label, "measured": self.first.measured}
+        one = self.first
+        given = {"values": self.by_depth(name), "title": title, "label": label}
+        return given | {"measured": one.measured, "about": one.about}
 
 
 def attend(cfg):
@@ -133,8 +142,10 @@ def attend(cfg):
     cfg = cfg.resolved()
     opened = _opened(cfg, cfg.run, cfg.step)
     count = max(cfg.images, MEASURED)
-    images = opened.images(count, cfg.seed, cfg.data, cfg.split, cfg.image_size, **cfg.data_args)[0]
-    first = look(opened.title, opened.encoder, images, cfg.images, cfg.layer, cfg.place_of_query())
+    found = opened.images(count, cfg.seed, cfg.data, cfg.split, cfg.image_size, **cfg.data_args)
+    images = found.images
+    first = look(opened.title, opened.encoder, images, cfg.images, cfg.layer, cfg.place_of_query(), cfg.discard)
+    first.about = found.about
     if first.query != "cls" and first.maps is None and first.layers:
         raise Refused(first.said["maps"])
     if cfg.other is None:
@@ -145,7 +156,8 @@ def attend(cfg):
     if size != images.shape[2:]:
         images = interpolate(images, size=size, mode="bilinear", antialias=True).clamp(0, 1)
     where = _same_place(cfg.place_of_query(), first.grid, opened.encoder.cells(images))
-    other = look(title, opened.encoder, images, cfg.images, _same_layer(first, opened.encoder), where)
+    layer = _same_layer(first, opened.encoder)
+    other = look(title, opened.encoder, images, cfg.images, layer, where, cfg.discard)
     return Attended(first, other, cfg.threshold)
 
 
@@ -175,10 +187,11 @@ def _same_layer(first, encoder):
 
 
 @torch.inference_mode()
-def look(title, encoder, images, shown, layer="last", query="cls"):
+def look(title, encoder, images, shown, layer="last", query="cls", discard=0.0):
     """`Looked` of an encoder in eval mode on the first `shown` of the images, numbers over all of them.
 
-    `layer`: a number from 0 as text, or "last". Refuses a layer that is not there; what a model cannot show is said.
+    `layer`: a number from 0 as text, or "last"; `discard`: of one more rollout, where above 0. Refuses a layer that
+    is not there; what a model cannot show is said.
     """
     grid = encoder.cells(images)
     found = Looked(title, encoder, images[:shown], grid, query=query)
@@ -195,7 +208,9 @@ def look(title, encoder, images, shown, layer="last", query="cls"):
         row = attention.row_of(query, grid, encoder.prefix, 1 if one else None)
     except Refused as reason:
         row, found.said["maps"] = None, str(reason)
-    maps, rolled, distances, entropies = [], {fuse: [] for fuse in attention.FUSIONS}, [], []
+    ways = {fuse: (fuse, 0.0) for fuse in attention.FUSIONS}
+    ways |= {f"mean without the<br>smallest {discard:.0%}": ("mean", discard)} if discard else {}
+    maps, rolled, distances, entropies = [], {name: [] for name in ways}, [], []
     for k in range(len(images)):
         weights = found.captured(k) if k < shown else attention.captured(encoder, images[k : k + 1])[:, 0]
         entropies.append(attention.entropy(weights[:, None]))
@@ -204,8 +219,8 @@ def look(title, encoder, images, shown, layer="last", query="cls"):
         if row is None or k >= shown:
             continue
         maps.append(weights[:, :, row, encoder.prefix :])
-        for fuse in () if one else rolled:
-            rolled[fuse].append(attention.rollout(weights[:, None], fuse)[0, row, encoder.prefix :])
+        for name in () if one else rolled:
+            rolled[name].append(attention.rollout(weights[:, None], *ways[name])[0, row, encoder.prefix :])
     found.measured, found.entropy = len(images), torch.stack(entropies).mean(dim=0)
     if maps:
         found.maps = torch.stack(maps, dim=1)
@@ -216,7 +231,7 @@ def look(title, encoder, images, shown, layer="last", query="cls"):
         found.channels = torch.stack([*encoder.cross_covariance(images[:1], list(range(encoder.depth))).values()])[:, 0]
     else:
         found.distance, found.rolled = torch.stack(distances).mean(dim=0), None if row is None else {}
-        for fuse in () if row is None else rolled:
-            found.rolled[fuse] = torch.stack(rolled[fuse])
+        for name in () if row is None else rolled:
+            found.rolled[name] = torch.stack(rolled[name])
         found.said["channels"] = f"{title} attends between patches; cross-covariance is what an XCiT has"
     return found

@@ -23,17 +23,20 @@ PATCHES, FROM = 2048, 128  # at most, that rank and collapse of patches are meas
 
 
 class Sample(NamedTuple):
-    """`images` uint8 (B, 3, S, S); `labels` int64 (B,) or None; `classes` names or None; `layers` {layer: (B, D)}."""
+    """`images` uint8 (B, 3, S, S); `labels` int64 (B,) or None; `classes` names or None; `split`; `about`: which images
+    these are; `layers` {layer: (B, D)}."""
 
     images: torch.Tensor
     labels: torch.Tensor | None
     classes: list | None
+    split: str
+    about: str
     layers: dict
 
 
 class Examined:
     """A `mimlab.Features` at work. `model` and `other` (or None): `opened.Opened`; `images` (B, 3, S, S) in [0, 1],
-    `labels` (B,) or None and `classes` of the gallery; `layer` the chosen one."""
+    `labels` (B,) or None, `classes` and `about` of the gallery; `layer` the chosen one."""
 
     def __init__(self, cfg):
         self.cfg = cfg = cfg.resolved()
@@ -41,7 +44,7 @@ class Examined:
         self.other = None if cfg.other is None else _open(cfg.other, cfg)
         self.layer = OUTPUT if cfg.layer is None else cfg.layer
         features.check(self.model.encoder, self.layer, cfg.pool)
-        self.images, self.labels, self.classes = self._load(cfg.images, cfg.split)
+        self.images, self.labels, self.classes, _, self.about = self._load(cfg.images, cfg.split)
         self._try()
         self._split = cache(self._sampled)
 
@@ -55,9 +58,9 @@ class Examined:
         return self.model.images(count, cfg.seed, cfg.data, split, size, **cfg.data_args)
 
     def _sampled(self, split):
-        images, labels, classes = self._load(self.cfg.samples, split)
-        found = features.layers(self.model.encoder, images, pool=self.cfg.pool)
-        return Sample((images * 255).round().byte(), labels, classes, found)
+        found = self._load(self.cfg.samples, split)
+        layers = features.layers(self.model.encoder, found.images, pool=self.cfg.pool)
+        return Sample((found.images * 255).round().byte(), *found[1:], layers)
 
     @property
     def sample(self):
@@ -84,6 +87,7 @@ class Examined:
             "colours": geometry.colours(coordinates),
             "share": found.share,
             "title": self.title,
+            "about": self.about,
         }
         if int(chosen.sum()) >= 4:
             second = geometry.basis(cells[chosen])
@@ -107,7 +111,8 @@ class Examined:
         rows = sample.layers[self.layer]
         count = min(QUERIES, self.cfg.images, len(rows))
         nearest, cosine = geometry.neighbours(rows, NEAREST)
-        given = {"images": sample.images, "nearest": nearest[:count], "cosine": cosine[:count], "title": self.title}
+        given = {"images": sample.images, "nearest": nearest[:count], "cosine": cosine[:count]}
+        given |= {"title": self.title, "about": sample.about}
         if sample.labels is not None:
             found = geometry.agreement(sample.labels, nearest)
             given |= {"labels": sample.labels, "classes": sample.classes, "agreement": found}
@@ -118,12 +123,12 @@ class Examined:
         sample, how = self.sample, self.cfg.project
         points, note = geometry.plane(sample.layers[self.layer], how, self.cfg.seed)
         given = {"points": points, "images": sample.images, "labels": sample.labels, "classes": sample.classes}
-        return given | {"title": f"{self.title}: {len(points):,} images", "note": note}
+        return given | {"title": f"{self.title}: {len(points):,} images", "note": f"{note}; {sample.about}"}
 
     def similarity(self):
         """CKA between the layers of the model."""
         rows = self.sample.layers
-        return _compared(rows, rows, self.model.title, self.model.title)
+        return _compared(rows, rows, self.model.title, self.model.title, self.sample.about)
 
     def similarity_to_other(self):
         """CKA between the layers of the model and of the other one, on the same images at each one's own size."""
@@ -133,7 +138,7 @@ class Examined:
         if tuple(images.shape[2:]) != size:
             images = interpolate(images / 255, size=size, mode="bicubic", antialias=True).clamp(0, 1)
         rows = features.layers(self.other.encoder, images, pool=self.cfg.pool)
-        return _compared(self.sample.layers, rows, self.model.title, self.other.title)
+        return _compared(self.sample.layers, rows, self.model.title, self.other.title, self.sample.about)
 
     def ranks(self):
         """Effective rank and signs of collapse of every layer, for vectors of images and for patches."""
@@ -148,11 +153,13 @@ class Examined:
             ]
             for name, by_layer in found.items()
         }
-        return {"rows": rows, "layers": list(cells), "title": self.model.title}
+        return {"rows": rows, "layers": list(cells), "title": self.model.title, "about": self.sample.about}
 
     def accuracies(self):
         """Top-1 of k-NN and of a linear classifier at every layer, fitted to the train split and asked about the test."""
         train, test = self._split("train"), self._split("test")
+        if test.split != "test":
+            raise Refused("there is no test split, which accuracies are of; use data that has one")
         if train.labels is None or test.labels is None:
             name = self.cfg.data or (self.model.run.settings.data if self.model.run else "photographs")
             raise Refused(f"data = {name!r} has no labels, which accuracies need; use labelled data")
@@ -163,7 +170,7 @@ class Examined:
         found = probing.accuracies(
             list(train.layers.values()), train.labels, list(test.layers.values()), test.labels, classes
         )
-        note = f"{len(train.labels):,} train and {len(test.labels):,} test images; {probing.PROTOCOL}"
+        note = f"{len(train.labels):,} train and {len(test.labels):,} test images, seed {self.cfg.seed}; {probing.PROTOCOL}"
         layers, chance = list(test.layers), 100 * torch.bincount(test.labels).max().item() / len(test.labels)
         return {"rows": found, "layers": layers, "chance": chance, "title": self.model.title, "note": note}
 
@@ -179,7 +186,7 @@ def _open(name, cfg, step=None):
     return open_model(name, cfg.out, step=step, load=load)
 
 
-def _compared(first, second, one, other):
+def _compared(first, second, one, other, about):
     values = geometry.cka(list(first.values()), list(second.values()))
     count = len(next(iter(first.values())))
     return {
@@ -189,4 +196,5 @@ def _compared(first, second, one, other):
         "first": one,
         "second": other,
         "count": count,
+        "about": about,
     }

@@ -209,7 +209,7 @@ def read(run):
     found = {step: arrays for step, arrays in found.items() if arrays}
     if fixed is None or not found:
         raise Refused(f"run {run.path.name} has kept no film; film = 4 keeps one of four images while it trains")
-    return _joined(found, fixed["images"], fixed.get("mask"), _grid(run))
+    return _joined(found, fixed["images"], fixed.get("mask"), run)
 
 
 def computed(run, count=IMAGES):
@@ -223,7 +223,7 @@ def computed(run, count=IMAGES):
     images = chosen(source(cfg, run.data("train")), count, cfg.seed, cfg.image_size)
     mask = hidden(cfg, images, run.method(steps[-1]))
     found = {step: frame(run.method(step), images, mask) for step in steps}
-    return _joined(found, images.numpy(), None if mask is None else mask.numpy(), _grid(run))
+    return _joined(found, images.numpy(), None if mask is None else mask.numpy(), run)
 
 
 def of(run, out="runs"):
@@ -252,14 +252,15 @@ def _grid(run):
     return side, side
 
 
-def _joined(found, images, mask, grid):
+def _joined(found, images, mask, run):
     """Frames step -> arrays as one `Film`; a quantity that some frame lacks is left out."""
     frames = list(found.values())
     stacks = {
         name: np.stack([one[name] for one in frames]) if all(name in one for one in frames) else None
         for name in ("filled", "attention", "features")
     }
-    return Film(list(found), images, mask, grid, **stacks, note=str(frames[-1]["note"]))
+    note = f"{frames[-1]['note']}; images chosen by seed {run.settings.seed}"
+    return Film(list(found), images, mask, _grid(run), **stacks, note=note)
 
 
 def projected(features):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -17,6 +18,17 @@ from mimlab.run import Run
 from mimlab.settings import place
 
 SUFFIXES = (".pth", ".pt", ".safetensors", ".bin", ".pkl")
+
+
+class Pictures(NamedTuple):
+    """`images` float (B, 3, S, S) in [0, 1]; `labels` int64 (B,) or None; `classes` names or None; `split` that they are
+    of; `about`: which images these are, for the note of a figure."""
+
+    images: torch.Tensor
+    labels: torch.Tensor | None
+    classes: list | None
+    split: str
+    about: str
 
 
 @dataclass(frozen=True)
@@ -36,21 +48,29 @@ class Opened:
         return tuple(cells * self.encoder.patch for cells in self.encoder.grid)
 
     def images(self, count, seed=0, name=None, split="test", size=None, **options):
-        """`count` images of a split, float (B, 3, size, size) in [0, 1], their labels or None, and the classes' names.
+        """`Pictures`: `count` images of a split, square of `size` pixels.
 
         The run's own data, or the source called `name` with its options (photographs where there is no run); all
-        images if there are fewer than `count`; a source without that split gives its train split. `size` None: the
-        encoder's. The same `seed` chooses the same images.
+        images if there are fewer than `count`; a source without a test split, or too small for one, gives its train
+        split, and says so. `size` None: the encoder's. The same `seed` chooses the same images.
         """
-        size = size or max(self.size)
-        if self.run is not None and name is None:
-            found = self.run.data(split)
-        else:
-            name = name or "photographs"
-            found = data.open(name, "train" if name == "photographs" else split, size=size, seed=seed, **options)
+        size, missing = size or max(self.size), ""
+        try:
+            found = self._source(name, split, size, seed, options)
+        except Refused:
+            if split != "test":
+                raise
+            found = self._source(name, "train", size, seed, options)
+            split, missing = "train", ", since there is no test split"
         chosen = torch.randperm(len(found), generator=generator_for(seed, 0, "pick"))[:count].numpy()
         labels = None if found.labels is None else torch.from_numpy(found.labels[chosen])
-        return Plain(size)(found.get(chosen)), labels, found.classes
+        which = found.name if found.name == "photographs" else f"{split} images of {found.name}{missing}"
+        return Pictures(Plain(size)(found.get(chosen)), labels, found.classes, split, f"{which}, seed {seed}")
+
+    def _source(self, name, split, size, seed, options):
+        if self.run is not None and name is None:
+            return self.run.data(split)
+        return data.open(name or "photographs", split, size=size, seed=seed, **options)
 
 
 def open_model(name, out="runs", *, step=None, load=None):

@@ -64,8 +64,9 @@ def look(cfg):
     """What the model of a `Look` fills in under its mask, `Seen`, with numbers over `samples` images."""
     cfg, opened = cfg.opened()
     method, shown = opened.method, slice(cfg.images)
-    many = opened.images(max(cfg.images, cfg.samples), cfg.seed, cfg.data, cfg.split, **cfg.data_args)[0]
-    images, grid = many[shown], method.encoder.grid
+    found = opened.images(max(cfg.images, cfg.samples), cfg.seed, cfg.data, cfg.split, **cfg.data_args)
+    many, grid = found.images, method.encoder.grid
+    images = many[shown]
     if not method.masked:
         note = f"{opened.title}: {name_of(method)} hides no patches and reconstructs nothing, so there is no picture"
         return Seen(note, note, method, images, grid, {"images": len(many)})
@@ -84,8 +85,8 @@ def look(cfg):
         }
     mask = hidden[shown]
     seen = Seen(
-        _about(cfg, opened, mask),
-        filled.note if filled else _no_picture(method),
+        _about(cfg, opened, mask, found.about),
+        f"{filled.note}<br>{found.about}" if filled else _no_picture(method),
         method,
         images,
         grid,
@@ -208,12 +209,12 @@ def name_of(method):
     return type(method).__module__.rpartition(".")[2]
 
 
-def _about(cfg, opened, mask):
+def _about(cfg, opened, mask, which):
     method, (count, n) = opened.method, (int(mask[0].sum()), mask.shape[1])
     said = f" ({opened.note})" if opened.note else ""
     strategy = getattr(cfg.mask, "__name__", cfg.mask)
     what = method.predicts or "nothing of single patches"
-    return f"{opened.title}{said}\n{name_of(method)} predicts {what}.\n{strategy} masks hide {count} of {n} patches."
+    return f"{opened.title}{said}\n{name_of(method)} predicts {what}.\n{strategy} masks hide {count} of {n} patches of {which}."
 
 
 def _no_picture(method):

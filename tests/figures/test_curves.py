@@ -17,6 +17,14 @@ def test_every_run_is_a_line_with_its_name():
     assert list(figure.data[1].x) == list(range(20)) and figure.data[0].y[0] == 5
     assert figure.data[0].line.color != figure.data[1].line.color
     assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("step", "loss")
+    assert figure.layout.title.text == "Loss by step" and not figure.layout.title.subtitle.text
+
+
+def test_what_lines_are_is_said_where_it_is_so():
+    said = curves({"a": [rows(100), rows(100)]}, smooth=0.9).layout.title.subtitle.text
+    assert "weight 0.9" in said and "lowest to highest" in said
+    assert not curves({"a": rows(10)}, smooth=0.9).layout.title.subtitle.text  # too few points to be smoothed
+    assert curves({str(k): rows(5) for k in range(20)}).layout.height > 500  # a legend that needs no scrolling
 
 
 def test_smoothing_keeps_the_raw_curve_faint_behind():
@@ -84,7 +92,7 @@ def test_a_run_that_logged_nothing_gives_a_figure_that_says_so():
 
 def test_grid_has_one_plot_a_quantity_and_one_legend():
     figure = grid({"a": rows(5, lr=0.1), "b": rows(5, lr=0.2)}, ["loss", "lr"])
-    assert [a.text for a in figure.layout.annotations] == ["loss", "lr"]
+    assert [a.text for a in figure.layout.annotations] == ["loss", "learning rate"]
     assert [trace.xaxis for trace in figure.data] == ["x", "x", "x2", "x2"]
     assert [trace.showlegend for trace in figure.data] == [True, True, False, False]
 

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from mimlab.errors import Refused
-from mimlab.figures.pictures import BUDGET, LEAST, cells, colours, panels, png, pngs
+from mimlab.figures.pictures import ACROSS, BUDGET, LEAST, cells, colours, panels, png, pngs
 
 
 def test_png_keeps_pixels_and_enlarges_by_whole_factors(decode):
@@ -63,3 +63,10 @@ def test_panels_place_every_picture_in_its_row_and_column(decode):
     assert figure.layout.title.text == "T" and figure.layout.title.subtitle.text == "N"
     assert figure.layout.yaxis.scaleanchor == "x" and not figure.layout.xaxis.visible
     assert figure.data[-1].marker.colorbar.title.text == "error"
+
+
+def test_many_columns_are_smaller_and_a_note_of_more_lines_has_its_room():
+    one = np.zeros((2, 8, 8, 3), np.uint8)
+    wide, few = panels({str(k): one for k in range(12)}), panels({"a": one, "b": one}, note="x")
+    assert ACROSS < wide.layout.width < ACROSS + 20 and wide.layout.height < few.layout.height
+    assert panels({"a": one, "b": one}, note="x<br>y").layout.margin.t == few.layout.margin.t + 16

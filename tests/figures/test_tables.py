@@ -43,3 +43,13 @@ def test_a_dict_as_a_table():
     assert [list(column) for column in two.data[0].cells.values] == [["a"], ["1"], ["–"]]
     with pytest.raises(ValueError):
         pairs({"a": (1, 2)}, "name", "first")
+
+
+def test_a_word_is_not_cut_however_many_columns_there_are():
+    names = {f"run_{k}": "finished" for k in range(30)}
+    widths = table([{"setting": "mask_args.sampler_of_blocks"} | names]).data[0].columnwidth
+    assert widths[0] >= len("mask_args.sampler_of_blocks") and max(widths[1:]) < 20
+
+
+def test_a_short_row_takes_one_line():
+    assert table([{"run": "cim_respix"}] * 5).layout.height == 28 + 26 * 5 + 20

@@ -150,6 +150,9 @@ def test_looked_is_what_the_encoder_gives():
     assert torch.allclose(found.entropy, attention.entropy(whole), atol=1e-5)
     for fuse, rolled in found.rolled.items():
         assert torch.allclose(rolled, attention.rollout(whole[:, :2], fuse)[:, 12, 1:], atol=1e-6)
+    *_, (name, rolled) = look("vit", vit, images, 2, "1", (2, 3), discard=0.5).rolled.items()
+    assert "50%" in name and len(found.rolled) == 3
+    assert torch.allclose(rolled, attention.rollout(whole[:, :2], "mean", 0.5)[:, 12, 1:], atol=1e-6)
     with pytest.raises(Refused, match="layers 0 to 2"):
         look("vit", vit, images, 2, "3")
 
@@ -188,6 +191,7 @@ def test_two_runs_see_the_same_images(runs):
     found = attend(cfg)
     assert [model.layer for model in found.models] == [2, 1]
     assert found.first.images.shape == (2, 3, 16, 16) and found.other.images.shape == (2, 3, 32, 32)
+    assert found.gallery()["about"] == "mae on test images of emoji, seed 0" and len(found.rollout()["maps"]) == 4
     small = torch.nn.functional.avg_pool2d(found.other.images, 2)
     assert (small - found.first.images).abs().mean() < 0.03
     assert list(found.pair) == ["mae", "xcit"] and list(found.by_depth("distance")) == ["mae"]
@@ -202,6 +206,7 @@ def test_two_runs_see_the_same_images(runs):
         ({"layer": "first"}, "neither a number"),
         ({"layer": "9"}, "layers 0 to 2"),
         ({"threshold": 0.0}, "threshold = 0.0"),
+        ({"discard": 1.0}, "discard = 1.0"),
         ({"images": 0}, "images = 0"),
         ({"split": "all"}, "there are: train, test"),
         ({"image_size": 18}, "multiple of the 4-pixel patches of mae; try 16"),

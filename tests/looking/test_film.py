@@ -88,7 +88,11 @@ def test_training_does_not_notice_its_film(changes, tmp_path):
     found = film.read(with_film)
     assert len(found.images) == 3 and found.steps == [0, 2, 4, 6]
     if changes is DINO:
-        assert found.filled is None and found.mask is None and found.note == "this run predicts no picture"
+        assert (
+            found.filled is None
+            and found.mask is None
+            and found.note == "this run predicts no picture; images chosen by seed 0"
+        )
     else:
         assert found.filled is not None
     assert np.allclose(found.attention.astype(float).sum(2), 1, atol=2e-3)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from checkpoints.test_checkpoints import official, small_mae
+from PIL import Image
 
 from mimlab import Pretrain, pretrain
 from mimlab.checkpoints import mae
@@ -37,9 +38,19 @@ def test_a_run_by_path_by_name_and_newest(run):
         open_model("newest", str(run.path.parent)),
     ]
     assert {one.title for one in ways} == {run.path.name}
-    images, labels, classes = ways[0].images(3)
+    images, labels, classes, split, about = ways[0].images(3)
     assert images.shape == (3, 3, 16, 16) and len(labels) == 3 and len(classes) == 5
+    assert split == "test" and about == "test images of emoji, seed 0"
     assert torch.equal(images, ways[2].images(3)[0]) and not torch.equal(images, ways[0].images(3, seed=1)[0])
+
+
+def test_a_source_without_a_test_split_gives_its_train_split_and_says_so(run, tmp_path):
+    Image.new("L", (20, 24), 90).save(tmp_path / "grey.png")
+    found = open_model(str(run.path)).images(3, name="folder", path=str(tmp_path))
+    assert found.images.shape == (1, 3, 16, 16) and found.split == "train"
+    assert found.about == "train images of folder, since there is no test split, seed 0"
+    with pytest.raises(Refused, match="does not exist"):
+        open_model(str(run.path)).images(3, name="folder", path=str(tmp_path / "gone"))
 
 
 def test_a_checkpoint_of_a_run(run):
