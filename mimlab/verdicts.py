@@ -89,7 +89,7 @@ def verdicts(runs):
 def between(column, by):
     """For each pair of labels of one protocol the difference, its 95 % interval, and what that says; `by`: label -> results.
 
-    Over seeds where both have two or more (Welch's t); else from the intervals that the results bring along, those of
+    Over seeds where both have two or more (Welch's t), which are the evaluation's where there is one run of each; else from the intervals that the results bring along, those of
     a bootstrap over the test images, as if the two were independent: on the same test images that is cautious.
     """
     rows = []
@@ -118,8 +118,10 @@ def compared(first, second):
     if all(spread):
         from scipy.stats import t
 
+        alone = len(first) == len(second) == 1  # one pre-training each: its own chance is not in the interval
+        over = "seeds of the evaluation" if alone else "seeds"
         freedom = sum(spread) ** 2 / sum(v**2 / (len(some) - 1) for v, some in zip(spread, (one, other), strict=True))
-        return difference, float(t.ppf((1 + SURE) / 2, freedom)) * math.sqrt(sum(spread)), "seeds"
+        return difference, float(t.ppf((1 + SURE) / 2, freedom)) * math.sqrt(sum(spread)), over
     intervals = [some[0].get("interval") for some in (first, second)]
     if len(first) == len(second) == 1 and all(intervals):
         return difference, math.hypot(*((high - low) / 2 for low, high in intervals)), "test images"

@@ -66,7 +66,14 @@ def test_over_seeds_a_verdict_is_welchs_t(folder):
         interval = ttest_ind(many[one], many[other], equal_var=False).confidence_interval(0.95)
         assert float(row["difference"]) == pytest.approx((interval.low + interval.high) / 2, abs=0.05)
         assert float(row["± (95 %)"]) == pytest.approx((interval.high - interval.low) / 2, abs=0.05)
-        assert row["over"] == "seeds"
+        assert row["over"] == "seeds of the evaluation"
+    twice = [
+        folder(f"t{r}{n}", evals=evaluated([v]), mask_ratio=r, seed=n)
+        for r in (0.3, 0.4)
+        for n, v in ((0, 50.0), (1, 51.0))
+    ]
+    (row,) = verdicts.verdicts(twice)
+    assert (row["over"], row["verdict"]) == ("seeds", "within noise")
 
 
 def test_with_one_seed_the_test_images_tell(folder):
