@@ -11,7 +11,7 @@ from mimlab.config import Pretrain
 from mimlab.study import plan, spec
 
 ROOT = Path(mimlab.__file__).parent.parent
-STUDIES = sorted((ROOT / "notebooks" / "studies").glob("*.yaml"))
+STUDIES = [path for path in sorted((ROOT / "notebooks" / "studies").glob("*.yaml")) if "\n  paper:" in path.read_text()]
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import yaml
 
 import mimlab
 from mimlab.errors import Refused
@@ -147,8 +148,16 @@ def test_the_file_may_be_remote(here):
         spec.read("nosuch://bucket/s.yaml")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "studies").glob("*.yaml")), ids=lambda path: path.stem)
-@pytest.mark.parametrize("scale", ["cpu", "paper"])
+STUDIES = sorted((ROOT / "notebooks" / "studies").glob("*.yaml"))
+SCALES = [(path, scale) for path in STUDIES for scale in yaml.safe_load(path.read_text())["scale"]]
+
+
+def test_the_questions_of_the_paper_have_its_scale():
+    asked = {path.stem for path, scale in SCALES if scale == "paper"}
+    assert asked >= {"data_size", "scenes", "tokenizers", "steps", "epochs", "masks"}
+
+
+@pytest.mark.parametrize(("path", "scale"), SCALES, ids=[f"{path.stem}-{scale}" for path, scale in SCALES])
 def test_every_study_of_the_clone_can_be_planned(path, scale, here):
     """Each file at each scale: every combination resolves, and none is there twice."""
     found = spec.read(path, scale)
