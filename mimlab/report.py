@@ -138,7 +138,7 @@ def masks(run):
         if cfg.mask == "none"
         else f"Strategy {cfg.mask}: {hidden:.0%} of {seen.grid[0]} x {seen.grid[1]} patches hidden."
     )
-    return [page.figure(gallery(seen.images, seen.shown, seen.grid), f"The first step (seed {cfg.seed}). {said}")]
+    return [page.figure(gallery(seen.images, seen.shown, seen.grid, "The first step"), f"Seed {cfg.seed}. {said}")]
 
 
 def reconstructions(run):
@@ -154,7 +154,7 @@ def reconstructions(run):
     if seen.filled is None:
         return [page.note(seen.note), numbers]
     drawn = panel(seen.images, seen.mask, seen.grid, seen.filled, note=seen.note, loss=seen.loss)
-    return [page.figure(drawn, " ".join(seen.about.split("\n"))), numbers]
+    return [page.figure(drawn, " ".join(seen.about.split("\n")[1:])), numbers]
 
 
 def attention(run):

@@ -100,9 +100,7 @@ def curves(metrics, y="loss", x="step", smooth=0.0, baseline=None):
     figure.update_layout(template=TEMPLATE, height=height, width=760, margin_t=64, uirevision=f"{y} {x}")
     title = f"{AXES.get(y, y)} by {x}"
     figure.update_layout(title=_title(title[0].upper() + title[1:], metrics, [y], smooth))
-    return figure.update_xaxes(title_text=AXES.get(x, x), exponentformat="power").update_yaxes(
-        title_text=AXES.get(y, y)
-    )
+    return figure.update_xaxes(title_text=AXES.get(x, x), tickformat=",~r").update_yaxes(title_text=AXES.get(y, y))
 
 
 def grid(metrics, ys, x="step", smooth=0.0, columns=2):
@@ -126,7 +124,7 @@ def grid(metrics, ys, x="step", smooth=0.0, columns=2):
         return empty("nothing logged yet")
     figure.update_layout(template=TEMPLATE, height=104 + 240 * height, width=420 * columns, margin_t=84)
     figure.update_layout(title=_title("What was logged", metrics, ys, smooth))
-    return figure.update_xaxes(exponentformat="power").update_xaxes(title_text=AXES.get(x, x), row=height)
+    return figure.update_xaxes(tickformat=",~r").update_xaxes(title_text=AXES.get(x, x), row=height)
 
 
 def _title(text, metrics, ys, smooth):

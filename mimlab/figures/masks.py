@@ -40,16 +40,16 @@ def hide(images, mask, grid, colour=0.5):
     return np.where(hidden, np.asarray(fill, images.dtype), images)
 
 
-def _beside(images, columns):
+def _beside(images, columns, title=None):
     """Each image, then its version in each column; more than `ABREAST` of them go below each other instead.
 
     `columns` is title -> uint8 (B, H, W, 3), all of one size. Pictures below each other are smaller.
     """
     columns = {"image": images} | columns
     if len(columns) <= ABREAST + 1:
-        return panels(columns)
+        return panels(columns, title)
     turned = np.stack(list(columns.values()), 1)  # (B, strategies + 1, H, W, 3)
-    figure = panels({f"image {k}": pictures for k, pictures in enumerate(turned)}, rows=list(columns))
+    figure = panels({f"image {k}": pictures for k, pictures in enumerate(turned)}, title, rows=list(columns))
     layout, left = figure.layout, 14 + 7 * max(len(line) for title in columns for line in title.split("<br>"))
     width = layout.width - layout.margin.l - layout.margin.r
     height = layout.height - layout.margin.t - layout.margin.b
@@ -61,13 +61,13 @@ def _beside(images, columns):
     )
 
 
-def gallery(images, masks, grid):
-    """Each image, then its visible part under each strategy; `masks` is title -> bool (B, N)."""
+def gallery(images, masks, grid, title=None):
+    """Each image, then its visible part under each strategy; `masks` is name -> bool (B, N)."""
     found = {
-        f"{title}<br>{mask.mean():.0%} hidden": colours(hide(images, mask, grid))
-        for title, mask in _masks(masks, grid).items()
+        f"{name}<br>{mask.mean():.0%} hidden": colours(hide(images, mask, grid))
+        for name, mask in _masks(masks, grid).items()
     }
-    return _beside(colours(images), found)
+    return _beside(colours(images), found, title)
 
 
 def filled(images, fills):

@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+import textwrap
 
 import numpy as np
 import plotly.graph_objects as go
@@ -15,7 +16,8 @@ from mimlab.figures.style import SCALE, TEMPLATE
 LEAST = 96  # px; a browser smooths pictures that it enlarges, so small ones are enlarged here, by whole factors
 BUDGET = 220_000  # bytes of text for all pictures of one figure
 CELL = 140  # px on screen for one picture
-ACROSS = 960  # px: a wider figure gets smaller pictures
+ACROSS = 990  # px: a wider figure gets smaller pictures
+LETTER = 6.2  # px of a letter of a note
 SMALLEST = 56  # px of a picture
 # tried in turn until a figure's pictures fit BUDGET: (longest side, colours), None = as it is
 STEPS = [(None, None), (None, 256), (160, 256), (112, 128), (96, 64)]
@@ -92,18 +94,20 @@ def painted(values, top):
     return table.round().astype(np.uint8)[(share * 255).round().astype(int)]
 
 
-def panels(columns, title=None, note=None, rows=None, scale=None):
+def panels(columns, title=None, note=None, rows=None, scale=None, room=0):
     """Pictures in rows and columns: `columns` is title -> uint8 (B, H, W, 3), equal B and sizes alike.
 
-    `note`, of lines between <br>, goes under the title, `rows` are B labels at the left, `scale` = (top, label) adds the colour bar
-    of `painted`. All pictures share one pair of axes: light to draw, and zooming is possible. They are smaller where
-    they would be wider than `ACROSS` together.
+    `note` goes under the title, `rows` are B labels at the left, `scale` = (top, label) adds the colour bar of `painted`.
+    All pictures share one pair of axes: light to draw, and zooming is possible. They are smaller where the figure would
+    be wider than `ACROSS`, less `room` px for what the caller adds.
     """
     names, batch = list(columns), min(len(pictures) for pictures in columns.values())
     height, width = next(iter(columns.values())).shape[1:3]
     tall = height / width  # of one cell, whose width is 1
-    cell = max(SMALLEST, min(CELL, ACROSS / len(names)))  # px
-    letters = 13 if cell == CELL else 11 if cell > 80 else 9
+    left = 8 + (8 * max(len(str(label)) for label in rows) if rows else 0)
+    right = 82 if scale else 8
+    cell = max(SMALLEST, min(CELL, (ACROSS - left - right - room) / len(names)))  # px
+    letters = 13 if cell > 115 else 11 if cell > 80 else 9
     uris = iter(pngs([columns[name][row] for row in range(batch) for name in names]))
     figure = go.Figure()
     figure.layout.images = [  # at once: plotly checks all that are there with each that is added
@@ -171,22 +175,23 @@ def panels(columns, title=None, note=None, rows=None, scale=None):
             },
         )
     lines = 1 + max(name.count("<br>") for name in names)
-    left = 8 + (8 * max(len(str(label)) for label in rows) if rows else 0)
-    top_margin = 12 + 17 * lines + (28 if title else 0) + (24 + 16 * note.count("<br>") if note else 0)
+    across = round(len(names) * cell) + left + right
+    told = _wrapped(note or "", (across + room - 20) / LETTER)
+    top_margin = 12 + 17 * lines + (28 if title else 0) + (8 + 16 * len(told) if told else 0)
     figure.update_layout(
         template=TEMPLATE,
         title={
             "text": title or "",
-            "subtitle": {"text": note or "", "font": {"size": 12}},
+            "subtitle": {"text": "<br>".join(told), "font": {"size": 12}},
             "y": 1,
             "yref": "container",
         }
         | {"yanchor": "top", "pad": {"t": 10, "l": 12}},
-        width=round(len(names) * cell) + left + (82 if scale else 8),
+        width=across,
         height=round(batch * cell * tall) + top_margin + 8,
         margin={
             "l": left,
-            "r": 82 if scale else 8,
+            "r": right,
             "t": top_margin,
             "b": 8,
             "autoexpand": False,
@@ -196,3 +201,8 @@ def panels(columns, title=None, note=None, rows=None, scale=None):
     figure.update_xaxes(visible=False, range=[0, len(names)], constrain="domain")
     figure.update_yaxes(visible=False, range=[batch * tall, 0], scaleanchor="x", constrain="domain")
     return figure
+
+
+def _wrapped(note, letters):
+    """A note, lines between <br>, as lines of at most so many letters, or 50 if that is more."""
+    return [line for part in note.split("<br>") for line in textwrap.wrap(part, max(50, int(letters)))]

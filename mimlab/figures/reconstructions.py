@@ -61,7 +61,8 @@ def panel(images, mask, grid, filled=None, target=None, note=None, loss=None, ro
     if loss is not None:
         columns["loss of a patch"], most = _heat(loss, grid, images.shape[2:], mask)
         scales.append((most, "loss"))
-    figure = panels(columns, title=title, note=note, rows=rows, scale=scales[0] if scales else None)
+    room = BAR + ROOM if len(scales) > 1 else 0
+    figure = panels(columns, title=title, note=note, rows=rows, scale=scales[0] if scales else None, room=room)
     return _further_bar(figure, *scales[1]) if len(scales) > 1 else figure
 
 

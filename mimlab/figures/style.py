@@ -47,16 +47,21 @@ TEMPLATE = go.layout.Template(
 def empty(reason, title=None):
     """A figure that says why it shows nothing, such as a run that has logged no step yet."""
     figure = go.Figure()
-    figure.update_layout(template=TEMPLATE, title=title, height=200)
+    height = 70 + 18 * reason.count("<br>") + (34 if title else 0)
+    figure.update_layout(
+        template=TEMPLATE, title=title, height=height, margin={"l": 14, "t": 46 if title else 12, "b": 12}
+    )
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     figure.add_annotation(
         text=reason,
         showarrow=False,
-        x=0.5,
+        x=0,
         y=0.5,
         xref="paper",
         yref="paper",
+        xanchor="left",
+        align="left",
         font={"size": 14},
     )
     return figure

@@ -68,5 +68,7 @@ def test_panels_place_every_picture_in_its_row_and_column(decode):
 def test_many_columns_are_smaller_and_a_note_of_more_lines_has_its_room():
     one = np.zeros((2, 8, 8, 3), np.uint8)
     wide, few = panels({str(k): one for k in range(12)}), panels({"a": one, "b": one}, note="x")
-    assert ACROSS < wide.layout.width < ACROSS + 20 and wide.layout.height < few.layout.height
+    assert wide.layout.width == ACROSS and wide.layout.height < few.layout.height
     assert panels({"a": one, "b": one}, note="x<br>y").layout.margin.t == few.layout.margin.t + 16
+    long = panels({"a": one, "b": one}, note="word " * 30).layout
+    assert long.title.subtitle.text.count("<br>") == 2 and long.margin.t == few.layout.margin.t + 32
