@@ -18,7 +18,10 @@ def encoder(cfg):
     elif (named := of_timm(cfg.init)) is not None:
         found, said = named, f"timm's {cfg.init}"
     else:
-        opened = open_model(cfg.init, cfg.out, load=cfg.load)
+        try:
+            opened = open_model(cfg.init, cfg.out, load=cfg.load)
+        except Refused as error:  # elsewhere this setting is called run
+            raise Refused(str(error).replace("run = ", "init = ", 1)) from None
         found, said = opened.encoder, "; ".join(part for part in (opened.title, opened.note) if part)
     replaced = any_size(found)
     found.set_drop_path(cfg.drop_path)

@@ -169,7 +169,7 @@ def test_starts(tmp_path, monkeypatch):
         ({"patch_size": 14}, "2, 4, 8 or 16"),
         ({"epochs": 0}, "epochs = 0"),
         ({"head": "fcn"}, "there are: uper, linear"),
-        ({"init": "nowhere"}, "is no run folder"),
+        ({"init": "nowhere"}, "^init = .nowhere. is no run folder"),
         ({"encoder": "resnet18", "encoder_args": {}}, "images of any size"),
     ],
 )
