@@ -16,7 +16,7 @@ Differs from the paper:
   embedding also sees the 15 pixels (7 for 8-pixel patches) above and to the left of it, all but one of a
   neighbour's. BatchNorm then learns the statistics of images with holes.
 - Running statistics of BatchNorm move in the backward pass, so that `forward` alone changes nothing; where there is
-  no gradient (a teacher), in `forward`. The official SyncBatchNorm, over all processes, works on CPUs too.
+  no gradient (a teacher), when the method asks for it after the step. The official SyncBatchNorm, over all processes, works on CPUs too.
 """
 
 from functools import partial
@@ -205,7 +205,12 @@ class XCiT(Encoder):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """BatchNorm over the images of all processes, (B, C, h, w), whose running statistics move with the gradient."""
+    """BatchNorm over the images of all processes, (B, C, h, w), whose running statistics move with the gradient.
+
+    Those of batches without one wait for `take_in`.
+    """
+
+    waiting = ()
 
     def forward(self, x):
         if self.training:
@@ -215,7 +220,7 @@ class BatchNorm(nn.BatchNorm2d):
         if out.requires_grad:
             out.register_hook(partial(self.learn, found))
         elif found:
-            self.settle(*found)
+            self.waiting = (*self.waiting, found)
         return out
 
     def alone(self, x):
@@ -240,6 +245,12 @@ class BatchNorm(nn.BatchNorm2d):
         if found:
             self.settle(*found)
         return gradient.contiguous() if len(gradient) == 1 else gradient
+
+    def take_in(self):
+        """Move the running statistics by the batches that wait, in their order."""
+        for found in self.waiting:
+            self.settle(*found)
+        self.waiting = ()
 
     @torch.no_grad()
     def settle(self, mean, var):

@@ -13,6 +13,10 @@ resizes the original twice); the default tokenizer is SplitMask's random project
 is a file of its own; a mask that falls short of its goal (a third of the official draws) is completed by
 further blocks, since every row must hide equally many patches. With `encoder = vit` it is SplitMask's BEiT
 baseline ("the same backbone for all"), with `encoder = beit_base` the official one.
+
+What the paper takes away from it (its table of ablations): blocks are `mask = random`; visual tokens, with pixels in
+their place, are the method `simmim` with `loss = "l2"`; relative positions and LayerScale are the encoder's `bias` and
+`layer_scale`; tokens of all patches are [`all_patches`].
 """
 
 import math
@@ -51,9 +55,9 @@ RECIPE = {
 
 
 class BEiT(Method):
-    """Tokens of hidden patches, which the encoder sees as mask embeddings."""
+    """Tokens of hidden patches, which the encoder sees as mask embeddings; with `all_patches` those of visible ones too."""
 
-    def __init__(self, encoder, tokenizer):
+    def __init__(self, encoder, tokenizer, *, all_patches: bool = False):
         super().__init__(encoder, tokenizer)
         if tokenizer is None:
             raise Refused("tokenizer = none: beit predicts tokens and needs one")
@@ -61,6 +65,7 @@ class BEiT(Method):
             raise Refused(
                 "beit replaces hidden patches, which this encoder cannot; use one of the vit, beit or xcit family, or method = cim"
             )
+        self.all_patches = all_patches
         encoder.train_cls(False)  # the loss is on patches alone
         self.mask_token = nn.Parameter(torch.zeros(1, 1, encoder.dim))
         self.head = nn.Linear(encoder.dim, tokenizer.vocab)
@@ -90,10 +95,12 @@ class BEiT(Method):
         return self.encoder(images, mask, fill=self.mask_token[0, 0])[1]
 
     def forward(self, batch, mask, progress):
-        """`prediction`: logits of the hidden patches, (hidden in the batch, vocabulary), image by image."""
+        """`prediction`: logits of the patches predicted, (patches in the batch, vocabulary), image by image."""
         ids = self.tokenizer(batch.images, self.encoder.grid)  # (B, N)
         patches = self.encode(batch.images, mask)
-        if batch.visible is None:  # rows may differ
+        if self.all_patches:
+            hidden, targets = patches.flatten(0, 1), ids.flatten()
+        elif batch.visible is None:  # rows may differ
             hidden, targets = patches[mask], ids[mask]
         else:
             where = hidden_ids(mask, mask.shape[1] - batch.visible)

@@ -37,6 +37,7 @@ from torch import nn
 
 from mimlab.data.multicrop import MultiCrop
 from mimlab.distributed import gather
+from mimlab.encoders import xcit
 from mimlab.errors import Refused
 from mimlab.layers import schedule, truncated
 from mimlab.methods import Method, Output, Progress
@@ -216,8 +217,8 @@ class DINO(Method):
             self.centre.lerp_(gather(self.seen).mean(dim=0, keepdim=True), 1.0 - self.centre_momentum)
             self.seen = None
         for module in self.modules():
-            if isinstance(module, BatchNorm):
-                module.settle()
+            if isinstance(module, (BatchNorm, xcit.BatchNorm)):
+                module.take_in()
 
     @property
     def deployed(self):
@@ -284,7 +285,7 @@ class WeightNormed(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """BatchNorm over the rows of all processes; running statistics move in `settle`: `forward` changes no buffer."""
+    """BatchNorm over the rows of all processes; running statistics move in `take_in`: `forward` changes no buffer."""
 
     seen = None  # mean and unbiased variance of the step at hand, (D,) each
 
@@ -296,7 +297,7 @@ class BatchNorm(nn.BatchNorm1d):
         self.seen = mean.detach(), var.detach() * len(rows) / (len(rows) - 1)
         return (x - mean) * (var + self.eps).rsqrt() * self.weight + self.bias
 
-    def settle(self):
+    def take_in(self):
         """Take the last batch's statistics into the running ones."""
         if self.seen is not None:
             for running, value in zip((self.running_mean, self.running_var), self.seen, strict=True):

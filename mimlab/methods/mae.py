@@ -9,7 +9,8 @@
 Official code: facebookresearch/mae, models_mae.py, main_pretrain.py, PRETRAIN.md.
 
 Differs from the paper: visible patches keep their raster order (the official code shuffles them; attention
-does not see the order, so all outputs are equal).
+does not see the order, so all outputs are equal). Of what its table 1 compares, tokens and principal components as
+targets are missing (`beit` and `cae` predict tokens); the encoder with mask tokens (1c) is [`mask_in_encoder`].
 """
 
 import torch
@@ -45,9 +46,23 @@ RECIPE = {
 
 
 class MAE(Method):
-    """Pixels of hidden patches from visible ones, through an asymmetric encoder and decoder."""
+    """Pixels of hidden patches from visible ones, through an asymmetric encoder and decoder.
 
-    def __init__(self, encoder, tokenizer=None, *, norm_pix=True, decoder_dim=512, decoder_depth=8, decoder_heads=16):
+    `mask_in_encoder`: hidden patches are replaced before the encoder, which therefore sees all positions, as the
+    decoder does; the decoder has no mask token then.
+    """
+
+    def __init__(
+        self,
+        encoder,
+        tokenizer=None,
+        *,
+        norm_pix=True,
+        decoder_dim=512,
+        decoder_depth=8,
+        decoder_heads=16,
+        mask_in_encoder: bool = False,
+    ):
         super().__init__(encoder, None)
         if tokenizer is not None:
             raise Refused("tokenizer: mae predicts pixels and takes none; use tokenizer = none")
@@ -60,9 +75,12 @@ class MAE(Method):
             raise Refused(
                 f"method_args: decoder_dim = {decoder_dim} must be a multiple of decoder_heads = {decoder_heads} and of 4"
             )
-        self.norm_pix = norm_pix
+        self.norm_pix, self.mask_in_encoder = norm_pix, mask_in_encoder
         self.decoder = Decoder(encoder, decoder_dim, decoder_depth, decoder_heads, fixed=True)
         self.head = nn.Linear(decoder_dim, 3 * encoder.patch**2)
+        if mask_in_encoder:
+            self.fill = nn.Parameter(torch.zeros(encoder.dim))
+            self.decoder.mask_token.requires_grad_(False)  # stands nowhere
         self.start()
 
     def start(self):
@@ -72,7 +90,7 @@ class MAE(Method):
         nn.init.xavier_uniform_(embedding.weight.data.flatten(1))  # its bias keeps torch's default
         if self.encoder.prefix:
             nn.init.normal_(self.encoder.trunk.cls_token, std=0.02)
-        nn.init.normal_(self.decoder.mask_token, std=0.02)
+        nn.init.normal_(self.fill if self.mask_in_encoder else self.decoder.mask_token, std=0.02)
 
     def target(self, images):
         """Normalised pixels of each patch, (B, N, patch * patch * 3), row, column, channel."""
@@ -84,6 +102,8 @@ class MAE(Method):
 
     def decode(self, images, mask, visible=None):
         """Decoder outputs of all positions, (B, N, decoder_dim)."""
+        if self.mask_in_encoder:
+            return self.decoder(*self.encoder(images, mask, fill=self.fill), torch.zeros_like(mask))
         cls, patches = self.encoder(images, mask, visible)
         return self.decoder(cls, patches, mask)
 

@@ -11,7 +11,9 @@ configs/vit_base__800ep. Its ViT-B is BEiT's transformer on ImageNet's statistic
 `encoder_args = {"normalise": "imagenet"}`.
 
 Differs from the paper: the warm-up begins at 0, not at the code's 5e-7; the code rounds 60 % up to whole units, here the share hidden at its two
-image sizes is fixed, so that at others one unit may be hidden in part. Swin, the paper's main encoder, is missing.
+image sizes is fixed, so that at others one unit may be hidden in part. Swin, the paper's main encoder, is missing,
+and of what the paper compares the heavier heads and the coarser or finer targets. Its restoring of all pixels instead
+of predicting the hidden ones is [`all_patches`].
 """
 
 import math
@@ -52,9 +54,9 @@ LOSSES = {"l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss, "l2": F.mse_loss}
 
 
 class SimMIM(Method):
-    """Pixels of hidden patches, which the encoder sees as mask tokens, by one linear layer."""
+    """Pixels of hidden patches, or of `all_patches`, by one linear layer; the encoder sees mask tokens at hidden ones."""
 
-    def __init__(self, encoder, tokenizer=None, *, loss="l1"):
+    def __init__(self, encoder, tokenizer=None, *, loss="l1", all_patches: bool = False):
         super().__init__(encoder, None)
         if tokenizer is not None:
             raise Refused("tokenizer: simmim predicts pixels and takes none; use tokenizer = none")
@@ -64,7 +66,7 @@ class SimMIM(Method):
             )
         if loss not in LOSSES:
             raise Refused(f"method_args: loss = {loss!r}{closest(loss, LOSSES)}; there are: {', '.join(LOSSES)}")
-        self.distance = LOSSES[loss]
+        self.distance, self.all_patches = LOSSES[loss], all_patches
         encoder.train_cls(False)  # the loss is on patches alone
         self.mask_token = nn.Parameter(torch.zeros(1, 1, encoder.dim))
         self.head = nn.Linear(encoder.dim, 3 * encoder.patch**2)
@@ -94,9 +96,11 @@ class SimMIM(Method):
         return self.encoder(images, mask, fill=self.mask_token[0, 0])[1]
 
     def forward(self, batch, mask, progress):
-        """`prediction`: pixels of the hidden patches, (hidden in the batch, 3 * patch * patch), image by image."""
+        """`prediction`: pixels of the patches predicted, (patches in the batch, 3 * patch * patch), image by image."""
         patches, target = self.encode(batch.images, mask), self.target(batch.images)
-        if batch.visible is None:  # rows may differ
+        if self.all_patches:
+            patches, target = patches.flatten(0, 1), target.flatten(0, 1)
+        elif batch.visible is None:  # rows may differ
             patches, target = patches[mask], target[mask]
         else:
             where = hidden_ids(mask, mask.shape[1] - batch.visible)

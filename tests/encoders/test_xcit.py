@@ -246,7 +246,13 @@ def test_forward_alone_moves_no_running_statistic(small):
     before = {name: value.clone() for name, value in small.named_buffers()}
     with torch.no_grad():  # a teacher has no gradient
         small(draw(small))
+    assert all(torch.equal(value, before[name]) for name, value in small.named_buffers())
+    for module in small.modules():
+        if isinstance(module, BatchNorm):
+            module.take_in()
+            module.take_in()  # nothing waits any more
     assert {name for name, value in small.named_buffers() if not torch.equal(value, before[name])} == moved
+    assert all(int(n) == 2 for name, n in small.named_buffers() if name.endswith("num_batches_tracked"))
 
 
 @pytest.mark.parametrize("training", [False, True])

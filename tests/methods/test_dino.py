@@ -367,7 +367,7 @@ def test_running_statistics_are_torchs():
     for seed in range(3):
         x = torch.randn(9, 6, generator=torch.Generator().manual_seed(seed))
         ours(x), theirs(ours.mlp[0](x))
-        ours.mlp[1].settle()
+        ours.mlp[1].take_in()
     for name, value in theirs.state_dict().items():
         assert torch.allclose(ours.mlp[1].state_dict()[name].float(), value.float(), atol=1e-6), name
 

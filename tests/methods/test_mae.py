@@ -189,3 +189,18 @@ def test_refuses_what_cannot_work():
         MAE(vit, object())
     with pytest.raises(Refused, match="vit family, or a method that replaces patches: beit or simmim"):
         MAE(encoders.create("beit", 16, 4, dim=16, depth=1, heads=2))
+
+
+def test_with_mask_tokens_in_the_encoder_the_decoder_has_none(monkeypatch):
+    torch.manual_seed(0)
+    encoder = encoders.create("vit", 16, 4, dim=16, depth=1, heads=2)
+    method = MAE(encoder, decoder_dim=8, decoder_depth=1, decoder_heads=2, mask_in_encoder=True)
+    seen, plain = [], encoder.forward
+    monkeypatch.setattr(encoder, "forward", lambda *given, **told: seen.append(plain(*given, **told)) or seen[-1])
+    images, mask = torch.rand(2, 3, 16, 16), cut(torch.rand(2, 16), 12)
+    before = method.predict(images, mask)
+    assert seen[0][1].shape == (2, 16, 16) and not method.decoder.mask_token.requires_grad
+    method.decoder.mask_token.data += 1
+    assert torch.equal(method.predict(images, mask), before)
+    method.fill.data += 1
+    assert not torch.equal(method.predict(images, mask), before)

@@ -1,0 +1,58 @@
+"""Two processes with half of the images each make the step of one with all of them, for every method in every form."""
+
+import pickle
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from methods.method_cases import CASES, built, inputs, said
+
+from mimlab.methods import Progress
+
+
+def step(case, rows=slice(None)):
+    """The loss of one step on those rows, gradients, and the buffers after it."""
+    method = built(*case)
+    batch, mask = inputs(method, 8)
+    here = [None if x is None else x[rows] for x in (batch.images, batch.noise, batch.labels, mask)]
+    crops = tuple(crop[rows] for crop in batch.crops)
+    output = method(batch._replace(images=here[0], noise=here[1], crops=crops, labels=here[2]), here[3], Progress(0, 9))
+    output.loss.backward()
+    gradients = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
+    method.after_step(Progress(1, 9))
+    return float(output.loss.detach()), gradients, dict(method.named_buffers())
+
+
+def worker(rank, world, port, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    share = 8 // world
+    found = {said(case): step(case, slice(rank * share, (rank + 1) * share)) for case in CASES}
+    with open(f"{folder}/{rank}.pkl", "wb") as handle:
+        pickle.dump(found, handle)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory, home):
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(worker, (2, port, str(folder)), nprocs=2)
+    return [pickle.loads((folder / f"{rank}.pkl").read_bytes()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=said)
+def test_two_halves_are_the_whole(case, ranks):
+    loss, gradients, buffers = step(case)
+    (loss_a, own_a, kept_a), (loss_b, own_b, kept_b) = (found[said(case)] for found in ranks)
+    assert (loss_a + loss_b) / 2 == pytest.approx(loss, rel=1e-5)
+    assert own_a.keys() == own_b.keys() == gradients.keys()
+    for name, want in gradients.items():  # DistributedDataParallel's mean
+        assert torch.allclose((own_a[name] + own_b[name]) / 2, want, rtol=1e-3, atol=1e-5), name
+    for name, want in buffers.items():
+        assert torch.equal(kept_a[name], kept_b[name]), name
+        assert torch.allclose(kept_a[name].double(), want.double(), rtol=1e-4, atol=1e-5), name
