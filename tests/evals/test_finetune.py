@@ -49,6 +49,26 @@ def test_classifiers_give_the_official_features_and_logits(name):
         assert_close(model.encoder.tokens(images), arrays["last_block_tokens"], 3e-5, 1e-5)
 
 
+@pytest.mark.parametrize("name", cases("beit_finetune"))
+def test_initial_weights_have_the_official_statistics(name):
+    about = load(name)[2]
+    pooled = {}
+    for seed in range(4):
+        torch.manual_seed(seed)
+        for n, value in classifier(about["config"], "beit").named_parameters():
+            pooled.setdefault(n, []).append(value.detach().flatten())
+    for n, (mean, std, low, high, number) in about["init_stats"].items():
+        values = torch.cat(pooled.pop(official(n)))
+        assert len(values) == number, n
+        if std == 0:
+            assert values.min() == values.max() == pytest.approx(mean), n
+        elif number > 1000:
+            assert float(values.std()) == pytest.approx(std, rel=0.08), n
+        if n == "patch_embed.proj.weight":  # uniform: the bounds are sharp
+            assert float(values.abs().max()) == pytest.approx(max(abs(low), abs(high)), rel=0.02)
+    assert not pooled
+
+
 @pytest.mark.parametrize("name", cases("schedules_layer_decay"))
 @pytest.mark.parametrize("family", ["mae", "beit"])
 def test_layer_decay_and_weight_decay_are_the_official_ones(name, family):

@@ -47,6 +47,8 @@ def test_outputs_loss_and_gradients_are_the_official_ones(case):
     cls, patches = method.encoder(images, mask, fill=method.mask_token[0, 0])
     assert_close(torch.cat([cls[:, None], patches], dim=1), arrays["features"], 3e-5, 1e-5)
     assert_close(method.predict(images, mask)[mask], arrays["logits_masked"], 3e-5, 1e-5)
+    if "logits_all" in arrays:
+        assert_close(method.predict(images, mask), arrays["logits_all"], 3e-5, 1e-5)
     if "loss_f64" not in arrays:
         return
     known_tokens(method, arrays["token_ids"])
