@@ -152,6 +152,8 @@ def _check_value(field, name, value, option):
     if option.choices and value not in option.choices:
         there = ", ".join(str(choice) for choice in option.choices)
         raise Refused(f"{field}: {name} = {value!r} is unknown{closest(value, option.choices)}; there are: {there}")
+    if option.kind is bool and not option.mixed and not isinstance(value, bool):
+        raise Refused(f"{field}: {name} = {value!r} should be true or false")
     if option.low is None or (option.mixed and not isinstance(value, option.kind)):
         return  # what is left is the function's own business
     number = isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -79,6 +79,8 @@ def test_annotations_give_ranges_and_checks():
         ({"by": "row"}, "by = 'row' is unknown .did you mean 'rows'..; there are: rows, columns"),
         ({"low": 1.5}, "low = 1.5 is not a number from 0.0 to 1.0"),
         ({"share": None}, "share = None"),
+        ({"flip": "no"}, "flip = 'no' should be true or false"),
+        ({"flip": 1}, "flip = 1 should be true or false"),
         ({"sized": 1}, "no option 'sized'"),
     ):
         with pytest.raises(Refused, match=said):

@@ -26,7 +26,7 @@ def create(
     depth=None,
     heads=None,
     bias="shared",
-    absolute=False,
+    absolute: bool | str = False,
     layer_scale=0.1,
     drop_path=0.0,
     normalise="half",
