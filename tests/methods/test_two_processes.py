@@ -51,9 +51,11 @@ def test_two_halves_are_the_whole(case, ranks):
     (loss_a, own_a, kept_a), (loss_b, own_b, kept_b) = (found[said(case)] for found in ranks)
     assert (loss_a + loss_b) / 2 == pytest.approx(loss, rel=1e-5)
     assert own_a.keys() == own_b.keys() == gradients.keys()
-    for name, want in gradients.items():  # DistributedDataParallel's mean
+    whole = float(torch.cat([want.flatten() for want in gradients.values()]).norm())
+    for name, want in gradients.items():  # DistributedDataParallel's mean; BatchNorm leaves the biases before it none
         mean = (own_a[name] + own_b[name]) / 2
-        assert float((mean - want).norm()) <= 1e-3 * float(want.norm()) + 1e-6, name
+        rounding = 1e-5 * want.numel() ** 0.5 + 1e-6 * whole
+        assert float((mean - want).norm()) <= 1e-3 * float(want.norm()) + rounding, name
     for name, want in buffers.items():
         assert torch.equal(kept_a[name], kept_b[name]), name
         assert torch.allclose(kept_a[name].double(), want.double(), rtol=1e-4, atol=1e-5), name
