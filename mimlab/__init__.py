@@ -11,6 +11,7 @@ _WHERE = {
     "Explore": "mimlab.config",
     "Features": "mimlab.config",
     "Look": "mimlab.config",
+    "Scale": "mimlab.config",
     "Study": "mimlab.config",
     "Scenes": "mimlab.config",
     "Tokens": "mimlab.config",

@@ -253,3 +253,12 @@ def test_pictures_need_a_browser(monkeypatch):
     monkeypatch.delenv("BROWSER_PATH", raising=False)
     with pytest.raises(Refused, match=r"static: .* need kaleido and a Chrome or Chromium"):
         execute(write("a.ipynb", "x = 1"), output="b.ipynb", static=True)
+
+
+def test_reading_a_notebook_does_not_compile_grammars():
+    """A notebook's start is seconds shorter; what is hidden for it is there again afterwards."""
+    code = (
+        "import sys, mimlab.notebook as n; n._nbformat(); found = [name for name in sys.modules if name.startswith('lark')];"
+        "assert not found, found; assert 'rfc3987_syntax' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -198,6 +198,16 @@ def test_masks(tmp_path):
     assert NotebookNotary().check_signature(node)  # so JupyterLab shows it alive
 
 
+def test_scale(tmp_path):
+    given = {"out": str(tmp_path), "methods": "mae", "encoder_args": {"dim": 24, "depth": 1, "heads": 2}, "rounds": 1}
+    given |= {"sizes": "16, 32", "batches": "2, 4", "batch_size": 2, "ratios": "0.5, 0.75", "images": "1000, 4000"}
+    path = mimlab.execute(ROOT / "notebooks" / "12_scale.ipynb", given | {"processes": "", "gpus": "1, 8"})
+    assert path == tmp_path / "scale" / "scale.ipynb"
+    assert sum("application/vnd.plotly.v1+json" in data for data in outputs(path)) == 7
+    text = path.read_text()
+    assert "two or more numbers show how it grows" in text and text.count("<sup>") >= 8  # processes; exponents
+
+
 def _links(html):
     """Everything that a browser would fetch."""
     return re.findall(r"(?:src|href)=.(http[^\"' ]*)|import\(.(http[^\"']*)", html)
@@ -218,6 +228,7 @@ def _links(html):
         ("11_features", {"project": "som"}, "pca, tsne, umap"),
         ("06_evaluate", {"evaluation": "finetun"}, "evaluation_args|did you mean 'finetune'"),
         ("01_masks", {"patch_size": 5}, "does not divide"),
+        ("12_scale", {"methods": "mea"}, "did you mean 'mae'"),
     ],
 )
 def test_a_wrong_parameter_is_refused_before_a_kernel_starts(name, given, said, tmp_path, monkeypatch):

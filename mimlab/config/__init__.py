@@ -8,6 +8,7 @@ from mimlab.config.explore import Explore
 from mimlab.config.features import Features
 from mimlab.config.look import Look
 from mimlab.config.pretrain import Pretrain
+from mimlab.config.scale import Scale
 from mimlab.config.study import Scenes, Study
 from mimlab.config.tokens import Tokens
 
@@ -20,6 +21,7 @@ __all__ = [
     "Features",
     "Look",
     "Pretrain",
+    "Scale",
     "Scenes",
     "Study",
     "Tokens",

@@ -71,24 +71,8 @@ def open(name, split="train", *, size, fraction=1.0, seed=0, **given):
     """
     from mimlab.data import cache
 
-    check(name, given)
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise Refused(f"size = {size!r} should be a whole number of pixels, 1 or more")
     _check_fraction(fraction)
-    settings = {**SETTINGS, **given}
-    background, unreadable = (settings.pop(key) for key in SETTINGS)
-    background = cache.colour(background)
-    module = source(name)
-    key = cache.digest(
-        cache.VERSION,
-        module.__name__,
-        split,
-        settings,
-        size,
-        background,
-        unreadable,
-        module.fingerprint(split, **settings),
-    )
+    key, module, settings, background, unreadable = asked(name, split, size, given)
     stored = cache.stored(key)
     if stored is None:
         stored = cache.build(
@@ -104,6 +88,21 @@ def open(name, split="train", *, size, fraction=1.0, seed=0, **given):
         rows = subset(len(rows) if labels is None else labels, fraction, seed)
         key = cache.digest(key, rows.tobytes())
     return Images(name, split, size, stored, rows, key)
+
+
+def asked(name, split, size, given):
+    """What `open` is asked for: the key of its cache, the source's module and options, `background`, `unreadable`."""
+    from mimlab.data import cache
+
+    check(name, given)
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise Refused(f"size = {size!r} should be a whole number of pixels, 1 or more")
+    settings = {**SETTINGS, **given}
+    background, unreadable = (settings.pop(key) for key in SETTINGS)
+    background, module = cache.colour(background), source(name)
+    content = module.fingerprint(split, **settings)
+    key = cache.digest(cache.VERSION, module.__name__, split, settings, size, background, unreadable, content)
+    return key, module, settings, background, unreadable
 
 
 class Images:
