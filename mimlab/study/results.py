@@ -16,7 +16,7 @@ FILE, GRID = "results.csv", "grid.json"
 
 def rows(jobs):
     """The rows of all jobs, in their order."""
-    found = []
+    found, names = [], columns(jobs)
     for job in jobs:
         state = job_state(job)
         about = {"run": job.name, "state": state.state, "said": state.said if state.state == "failed" else ""}
@@ -24,9 +24,15 @@ def rows(jobs):
         measured = [row for task in job.tasks if task.kind == "evaluate" for row in _evaluation(task)]
         for varied in job.varied:
             scratch = {"start": "scratch"} if varied.get("method") == "none" else {}
-            plain = {name: _plain(value) for name, value in varied.items()}
+            plain = {name: _plain(varied.get(name)) for name in names}
             found += [plain | about | row | (scratch if row.get("start") else {}) for row in measured or [{}]]
     return found
+
+
+def columns(jobs):
+    """Names of all that the jobs vary, in the file's order; the baseline, which comes first, varies less."""
+    fullest = sorted((varied for job in jobs for varied in job.varied), key=len, reverse=True)
+    return list(dict.fromkeys(name for varied in fullest for name in varied))
 
 
 def _training(job):
@@ -127,10 +133,10 @@ def planned(folder):
 
 def status(jobs, measured=None):
     """One row a job for a table: what it varies, its state, and where it is."""
-    found = []
+    found, names = [], columns(jobs)
     for job in jobs:
         state = job_state(job)
-        row = {name: _plain(value) for name, value in job.varied[0].items()}
+        row = {name: _plain(job.varied[0].get(name)) for name in names}
         if len(job.varied) > 1:
             row["also"] = f"{len(job.varied) - 1} more alike"
         row |= {"run": job.name, "state": state.state, "tasks": f"{state.done} of {state.of}"}

@@ -34,7 +34,7 @@ def study(here):
     (here / "s.yaml").write_text(GRID)
     found = spec.read("s.yaml")
     jobs = plan.plan(found)
-    jobs = jobs[2:] + jobs[:2]  # the baseline last
+    jobs = jobs[2:] + jobs[:2]  # the baseline last, in these tests
     results.keep(found.folder, found, jobs)
     for job in (jobs[0], jobs[1], jobs[4]):
         finish(job)
@@ -188,3 +188,14 @@ def test_a_table_of_a_thousand_runs_loads_and_plots_in_seconds(here):
     began = time.process_time()
     assert "1000 done" in viewer.view(results.planned(found.folder)[1])
     assert time.process_time() - began < 3
+
+
+def test_columns_are_those_of_the_fullest_combination_though_the_baseline_comes_first(study):
+    from mimlab.figures import studies
+
+    found, jobs = study
+    jobs = jobs[4:] + jobs[:4]
+    rows = results.rebuild(found.folder, jobs)
+    assert list(rows[0])[:4] == ["method", "fraction", "seed", "run"] and rows[0]["fraction"] is None
+    assert list(results.status(jobs)[0])[:4] == ["method", "fraction", "seed", "run"]
+    assert studies.varied(results.read(found.folder)) == ["method", "fraction"]
