@@ -127,7 +127,7 @@ def against(rows, x, y="top1", by="method", evaluation=None, reference=None, scr
     if scratch is not None:
         _across(figure, scratch, f"no pre-training, the paper ({scratch:g})", "dot")
     figure.update_layout(template=TEMPLATE, height=440, width=820, margin_t=30)
-    figure.update_xaxes(title_text=x, type="log" if log else "linear")
+    figure.update_xaxes(title_text=x, type="log" if log else "linear", dtick=1 if log else None)
     return figure.update_yaxes(title_text=f"{y} (%)")
 
 
