@@ -65,7 +65,7 @@ class Batches(Dataset):
         here = mine(len(rows))
         draws = {name: value[here] for name, value in draws.items()}
         views = self.augment.apply(self.images.get(rows[here]), draws)
-        labels = None if self.images.labels is None else torch.from_numpy(self.images.labels[rows[here]])
+        labels = None if self.images.labels is None else torch.from_numpy(self.images.labels[rows[here].numpy()])
         return views if isinstance(views, tuple) else (views,), labels, rows
 
 

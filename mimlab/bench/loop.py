@@ -6,7 +6,10 @@ from mimlab.bench.case import Clock, Ours
 from mimlab.bench.rounds import Series, moment, since
 from mimlab.train import pretrain
 
-LINES, EVERY = 5, 2  # lines of the log, the first of which warms up, and the steps of each
+LINES, EVERY = (
+    5,
+    1,
+)  # lines of the log, the first of which warms up, and the steps of each: more lines than a run writes
 
 
 def compare(cfg, accelerator, clock="wall", limit=0.15):

@@ -78,7 +78,7 @@ def differs(ours, other, sizes, flops):
     """What sets another's model apart from ours in size, in words, or None: blocks, parameters, FLOPs (ours, other)."""
     said = []
     blocks = [
-        sum(tuple(p.shape) == (4 * sizes.dim, sizes.dim) for p in x.model.parameters() if p.requires_grad)
+        sum(tuple(p.shape) == (sizes.dim, 4 * sizes.dim) for p in x.model.parameters() if p.requires_grad)
         for x in (ours, other)
     ]
     if blocks[0] != blocks[1]:

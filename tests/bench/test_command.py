@@ -151,6 +151,16 @@ def test_memory_that_cannot_be_asked_says_why(monkeypatch):
         memory.ask(cfg, "plain", 1)
 
 
+@pytest.mark.parametrize("method", ("simmim", "mae"))
+def test_a_head_as_wide_as_a_block_is_no_block(method):
+    """At patch 16 a head to pixels has 768 rows, as many as the hidden layer of a block of width 192."""
+    given = {"encoder_args": '{"dim": 192, "depth": 1}', "image_size": "32", "batch_size": "1", "device": "cpu"}
+    if method == "mae":
+        given["method_args"] = '{"decoder_depth": 1}'
+    found = bench([method], at="ti224", parameter=list(given.items()), rounds=1, **QUICK)
+    assert [row.get("differs") for row in found["rows"]] == [None] * len(found["rows"])
+
+
 @pytest.mark.parametrize("at", sizes.SIZES)
 @pytest.mark.parametrize("method", names("methods"))
 def test_the_named_configurations_are_those_compared_with(method, at):
