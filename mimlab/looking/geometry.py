@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from mimlab.errors import Refused
 
 PROJECTIONS = ("pca", "tsne", "umap")
+ROOM = 2**26  # bytes of similarities held at once
 MOST = 2000  # images that t-SNE is asked for: beyond it takes minutes
 
 
@@ -95,10 +96,12 @@ def neighbours(features, k, queries=None):
         raise Refused(f"images = {len(features)}: one image has no neighbour; use two or more")
     rows = normalize(features.float(), dim=1)
     queries = torch.arange(len(rows)) if queries is None else torch.as_tensor(queries)
-    cosine = rows[queries] @ rows.T  # (Q, M)
-    cosine[torch.arange(len(queries)), queries] = -torch.inf
-    found = cosine.topk(min(k, len(rows) - 1), dim=1)
-    return found.indices, found.values
+    found = []
+    for some in queries.split(max(1, ROOM // (4 * len(rows)))):
+        cosine = rows[some] @ rows.T  # (some, M)
+        cosine[torch.arange(len(some)), some] = -torch.inf
+        found.append(cosine.topk(min(k, len(rows) - 1), dim=1))
+    return torch.cat([part.indices for part in found]), torch.cat([part.values for part in found])
 
 
 def agreement(labels, nearest):

@@ -174,3 +174,12 @@ def test_projections_that_cannot_be_are_refused(monkeypatch):
     monkeypatch.setattr(geometry.importlib.util, "find_spec", lambda name: None if name == "umap" else object())
     with pytest.raises(Refused, match="pip install umap-learn"):
         geometry.check_projection("umap", 10)
+
+
+def test_neighbours_in_blocks_are_those_of_all_at_once(monkeypatch):
+    features = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    whole = geometry.neighbours(features, 4)
+    monkeypatch.setattr(geometry, "ROOM", 4 * 50 * 7)  # seven rows at a time
+    places, cosines = geometry.neighbours(features, 4)
+    assert torch.equal(places, whole[0]) and torch.allclose(cosines, whole[1])
+    assert torch.equal(geometry.neighbours(features, 4, [9, 3])[0], whole[0][[9, 3]])
