@@ -21,7 +21,7 @@ from mimlab.methods import Batch, Progress
 from mimlab.parallel import Copies, Shards
 from mimlab.run import Run
 
-PROBE = 5000  # training images that a k-NN probe in training looks at
+PROBE = 1000, 5000  # images that a k-NN probe in training looks at, at least and at most, where there are so many
 
 
 def pretrain(cfg, report=None):
@@ -241,15 +241,27 @@ def split(x, parts):
 
 
 def probed(cfg, images):
-    """(bank, test) of the k-NN probe, or None without labels; the bank is about `PROBE` training images at most."""
+    """(bank, test) of the k-NN probe, or None without labels; class-balanced shares, about `probe_size` images of each."""
     if images.labels is None or not cfg.knn_every:
         return None
-    share = cfg.fraction * min(1.0, PROBE / len(images))
-    bank = data.open(cfg.data, "train", size=cfg.cache_size, fraction=share, seed=cfg.seed, **cfg.data_args)
+    most = probe_size(cfg.knn_every, len(images))
     try:
-        return bank, open_data(cfg, "test")
+        test = open_data(cfg, "test")
+        shares = {"train": cfg.fraction * min(1.0, most / len(images)), "test": min(1.0, most / len(test))}
+        return tuple(
+            data.open(cfg.data, split, size=cfg.cache_size, fraction=share, seed=cfg.seed, **cfg.data_args)
+            for split, share in shares.items()
+        )
     except Refused as error:
         raise Refused(f"{error}; knn_every = 0 trains without probes") from None
+
+
+def probe_size(every, images):
+    """Images of bank and of test that a probe looks at: a sixtieth of those trained on since the last, within `PROBE`.
+
+    A pass over the encoder costs up to two thirds of MAE's step, so probes stay below 3 % of a run.
+    """
+    return min(PROBE[1], max(PROBE[0], every * images // 60))
 
 
 def open_data(cfg, split):

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -430,3 +431,11 @@ def test_kept_weights_show_how_a_run_developed(tmp_path):
     assert not torch.equal(first, last) and torch.equal(last, run.method().state_dict()["head.weight"])
     with pytest.raises(Refused, match="no checkpoint of step 7"):
         run.method(7)
+
+
+def test_probes_stay_cheap_beside_what_is_trained(tmp_path):
+    assert [train.probe_size(5, n) for n in (100, 12_000, 30_000, 10**6)] == [1000, 1000, 2500, 5000]
+    cfg = settings(tmp_path, fraction=0.5, knn_every=5).resolved()
+    bank, test = train.probed(cfg, train.open_data(cfg, "train"))
+    assert len(bank) == len(test) == 1000
+    assert set(np.bincount(bank.labels)) == set(np.bincount(test.labels)) == {100}
