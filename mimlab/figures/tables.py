@@ -50,7 +50,7 @@ def table(rows, title=None):
     columns = [[html.escape(text(row.get(name)), quote=False) for row in rows] for name in names]
     numeric = [all(isinstance(row.get(name), (numbers.Real, type(None))) for row in rows) for name in names]
     align = ["right" if number else "left" for number in numeric]
-    needs = [max(len(str(name)), *map(len, column), 5) for name, column in zip(names, columns, strict=True)]
+    needs = [max(len(str(name)), *map(len, column), 7) for name, column in zip(names, columns, strict=True)]
     widest = WIDEST
     words = [_longest_word(name, *column) for name, column in zip(names, columns, strict=True)]  # they do not wrap
     while (
