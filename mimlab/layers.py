@@ -1,12 +1,10 @@
-"""What three methods use: patches, pixel statistics, positions, the decoder, schedules, token counts."""
+"""What three methods use: patches, pixel statistics, positions, schedules, token counts."""
 
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-from mimlab.masks import put, visible_ids
 
 # The only place that knows means and deviations; images are [0, 1] everywhere else.
 PIXELS = {
@@ -30,6 +28,11 @@ class Normalise(nn.Module):
 
     def forward(self, images):
         return (images - self.mean) / self.std
+
+    def patches(self, patches):
+        """The same for patches as `patchify` makes them, (B, N, 3 * patch * patch)."""
+        colours = patches.unflatten(2, (3, -1))  # (B, N, 3, patch * patch)
+        return ((colours - self.mean.view(3, 1)) / self.std.view(3, 1)).flatten(2)
 
     def back(self, images):
         return images * self.std + self.mean
@@ -90,39 +93,6 @@ def resize_positions(table, old, new, prefix=1):
     return torch.cat([kept, grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
 
 
-class Decoder(nn.Module):
-    """Places mask tokens where patches are missing and runs a few transformer blocks over all positions.
-
-    MAE section 3, and SplitMask section 4 ("inpaint"). Linear from the encoder's width, one shared
-    mask token, positions (`fixed` sine-cosine, else learned) for every token, blocks, final norm.
-    """
-
-    def __init__(self, encoder, dim, depth, heads, fixed):
-        super().__init__()
-        from timm.models.vision_transformer import Block
-
-        n = encoder.grid[0] * encoder.grid[1]
-        self.embed = nn.Linear(encoder.dim, dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        table = sincos_2d(dim, encoder.grid, cls=True)[None] if fixed else torch.zeros(1, 1 + n, dim)
-        self.positions = nn.Parameter(table, requires_grad=not fixed)
-        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio=4.0, qkv_bias=True) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-
-    def forward(self, cls, patches, mask):
-        """`cls` (B, D) or None, visible `patches` (B, V, D), `mask` (B, N) -> decoded patches (B, N, dim)."""
-        x = self.embed(patches)  # (B, V, dim)
-        base = self.mask_token.expand(len(x), mask.shape[1], -1).to(x.dtype)
-        x = put(x, visible_ids(mask, x.shape[1]), base)  # (B, N, dim)
-        x = x + self.positions[:, 1:]
-        if cls is not None:
-            first = self.embed(cls)[:, None] + self.positions[:, :1]
-            x = torch.cat([first, x], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x[:, -mask.shape[1] :])
-
-
 SCHEDULES = ("fraction", "table", "step")
 HELD = 7 / 8  # of training before the drop of "step": SimMIM's epoch 700 of 800
 
@@ -162,19 +132,18 @@ def decay_groups(model, weight_decay, spared=()):
     return [group for group in groups if group["params"]]
 
 
-def token_logs(ids, logits, targets, vocab):
+def token_logs(ids, accuracy, vocab):
     """What every token-predicting method logs, without waiting for the device.
 
-    `ids` (B, N) all tokens of the batch; `logits` (M, V) and `targets` (M,) those predicted. The
-    accuracy stands beside what guessing reaches: `token_uniform` (1 / V) and `token_majority` (the
-    batch's most frequent token).
+    `ids` (B, N) all tokens of the batch; `accuracy` of those predicted. It stands beside what guessing reaches:
+    `token_uniform` (1 / V) and `token_majority` (the batch's most frequent token).
     """
     counts = torch.zeros(vocab, device=ids.device).scatter_add_(
         0, ids.flatten(), torch.ones_like(ids.flatten(), dtype=torch.float)
     )
     share = counts / counts.sum()
     return {
-        "token_accuracy": (logits.detach().argmax(dim=1) == targets).float().mean(),
+        "token_accuracy": accuracy,
         "token_majority": share.max(),
         "token_uniform": torch.tensor(1.0 / vocab, device=ids.device),
         "tokens_used": (counts > 0).float().sum(),

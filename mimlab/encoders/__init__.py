@@ -8,11 +8,12 @@ import re
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from mimlab.errors import Refused
 from mimlab.find import check_options, find, names
 from mimlab.layers import PIXELS, Normalise, patchify
-from mimlab.masks import take, visible_ids
+from mimlab.masks import visible_ids
 
 POOLS = ("mean", "cls")
 
@@ -76,10 +77,14 @@ def build(full, spec, drop_path):
     """timm's model `full`; widths that its heads do not divide are `Refused`."""
     import timm
 
+    from mimlab import blocks
+
     try:
-        return timm.create_model(full, drop_path_rate=drop_path, **spec)
+        trunk = timm.create_model(full, drop_path_rate=drop_path, **spec)
     except AssertionError as error:
         raise Refused(f"encoder_args {spec} do not fit {full}: {error}; give dim and heads together") from None
+    blocks.adopt(getattr(trunk, "blocks", ()))
+    return trunk
 
 
 def interpolated(table, old, new):
@@ -90,7 +95,7 @@ def interpolated(table, old, new):
     """
     factor = tuple((cells + 0.1) / before for cells, before in zip(new, old, strict=True))
     grid = table.reshape(1, *old, -1).permute(0, 3, 1, 2)  # (1, D, h, w)
-    grid = nn.functional.interpolate(grid, scale_factor=factor, mode="bicubic", align_corners=False)
+    grid = F.interpolate(grid, scale_factor=factor, mode="bicubic", align_corners=False)
     return grid.permute(0, 2, 3, 1).flatten(1, 2)
 
 
@@ -122,8 +127,8 @@ class Encoder(nn.Module):
         """The learned tokens in front of the patches, (1, prefix, D), or None."""
         raise NotImplementedError
 
-    def run_block(self, index, x, shared):
-        """Block `index` on tokens `x`; `shared` is what `shared_bias` returned."""
+    def run_block(self, index, x, shared, rows=None):
+        """Block `index` on tokens `x`, at `rows` if given; `shared` is what `shared_bias` returned."""
         raise NotImplementedError
 
     def shared_bias(self):
@@ -171,10 +176,11 @@ class Encoder(nn.Module):
     def embed(self, images, mask=None, visible=None, fill=None):
         """Tokens before the first block: (B, prefix + n, D); images (B, 3, H, W) in [0, 1].
 
-        H and W may be other multiples of the patch than the encoder was built for, where it `can_resize`.
+        H and W may be other multiples of the patch than the encoder was built for, where it `can_resize`. A mask that
+        drops may have k * B rows: k looks at the same images, one after another.
         """
         front, table = self.positions_at(self.cells(images))
-        x = patchify(self.normalise(images), self.patch)  # (B, N, 3 * patch * patch)
+        x = patchify(images, self.patch)  # (B, N, 3 * patch * patch)
         ids = None
         if mask is not None and fill is None:
             if not self.can_drop:
@@ -183,40 +189,48 @@ class Encoder(nn.Module):
                     "grid; use an encoder of the vit family, or a method that replaces them (beit)"
                 )
             ids = visible_ids(mask, int((~mask[0]).sum()) if visible is None else visible)
-            x = take(x, ids)  # only visible patches are embedded
+            first = torch.arange(len(ids), device=x.device)[:, None] % len(x) * x.shape[1]  # each image's first patch
+            x = F.embedding(ids + first, x.flatten(0, 1))  # only visible patches are embedded
+        x = self.normalise.patches(x)
         projection = self.trunk.patch_embed.proj
-        x = nn.functional.linear(x, projection.weight.flatten(1), projection.bias)  # (B, n, D)
+        x = F.linear(x, projection.weight.flatten(1), projection.bias)  # (B, n, D)
         if fill is not None:
             x = torch.where(mask[..., None], fill.to(x.dtype), x)  # before the position, as BEiT
         if table is not None:
-            x = x + (table if ids is None else take(table.expand(len(x), -1, -1), ids))
+            x = x + (table if ids is None else F.embedding(ids, table[0]))
         if self.prefix:
             first = self.prefix_tokens() if front is None else self.prefix_tokens() + front
             x = torch.cat([first.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
         return x
 
-    def tokens(self, images, mask=None, visible=None, fill=None):
-        """All tokens after the last block and before the final norm, (B, prefix + n, D)."""
+    def tokens(self, images, mask=None, visible=None, fill=None, rows=None):
+        """Tokens after the last block and before the final norm: all, (B, prefix + n, D), or those at `rows`."""
         x, shared = self.embed(images, mask, visible, fill), self.shared_bias()
         for index in range(self.depth):
-            x = self.run_block(index, x, shared)
+            x = self.run_block(index, x, shared, rows if index == self.depth - 1 else None)
         return x
 
-    def forward(self, images, mask=None, visible=None, fill=None):
+    def forward(self, images, mask=None, visible=None, fill=None, rows=None):
         """CLS (B, D) or None, and patches, after the final norm.
 
         No mask: all patches (B, N, D). Mask: hidden ones dropped before the blocks, (B, V, D), in
-        raster order; `visible` = V spares counting. Mask and `fill` (D): hidden ones replaced, (B, N, D).
+        raster order; `visible` = V spares counting. Mask and `fill` (D): hidden ones replaced, (B, N, D). `rows` int64
+        (B, M): these patches alone and no CLS, None and (B, M, D); the last block computes nothing else.
         """
+        if rows is not None:
+            return None, self.trunk.norm(self.tokens(images, mask, visible, fill, rows + self.prefix))
         x = self.trunk.norm(self.tokens(images, mask, visible, fill))
         return (x[:, 0] if self.prefix else None), x[:, self.prefix :]
 
+    def class_token(self, images):
+        """CLS after the final norm, (B, D): the last block computes nothing else."""
+        if not self.prefix:
+            raise Refused("pool = 'cls': this encoder has no class token; use pool = 'mean'")
+        return self.trunk.norm(self.tokens(images, rows=slice(0, 1)))[:, 0]
+
     def features(self, images, pool="mean"):
         """One vector an image, (B, D): the mean of the patch tokens, or CLS; after the final norm."""
-        cls, patches = self(images)
-        if pool == "cls" and cls is None:
-            raise Refused("pool = 'cls': this encoder has no class token; use pool = 'mean'")
-        return cls if pool == "cls" else patches.mean(dim=1)
+        return self.class_token(images) if pool == "cls" else self(images)[1].mean(dim=1)
 
     def maps(self, images, layers):
         """Feature maps (B, D, h, w) after the blocks in `layers` (0-based), without a norm, for dense tasks."""

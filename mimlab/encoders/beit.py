@@ -9,6 +9,7 @@ Source: unilm/beit, modeling_pretrain.py and modeling_finetune.py; Atten4Vis/CAE
 import torch
 import torch.nn.functional as F
 
+from mimlab import blocks
 from mimlab.encoders import Encoder, build, sized
 from mimlab.errors import Refused
 from mimlab.layers import sincos_2d
@@ -77,8 +78,8 @@ class Beit(Encoder):
     def shared_bias(self):
         return None if self.trunk.rel_pos_bias is None else self.trunk.rel_pos_bias()
 
-    def run_block(self, index, x, shared):
-        return self.trunk.blocks[index](x, shared_rel_pos_bias=shared)
+    def run_block(self, index, x, shared, rows=None):
+        return blocks.run(self.trunk.blocks[index], x, rows, shared_rel_pos_bias=shared)
 
     def attention_logits(self, index, x, shared):
         block = self.trunk.blocks[index]

@@ -6,6 +6,7 @@ sine-cosine positions.
 
 import torch
 
+from mimlab import blocks
 from mimlab.encoders import Encoder, build, sized
 from mimlab.errors import Refused
 from mimlab.layers import sincos_2d
@@ -81,8 +82,8 @@ class ViT(Encoder):
         found = [t for t in (self.trunk.cls_token, self.trunk.reg_token) if t is not None]
         return torch.cat(found, dim=1)
 
-    def run_block(self, index, x, shared):
-        return self.trunk.blocks[index](x)
+    def run_block(self, index, x, shared, rows=None):
+        return blocks.run(self.trunk.blocks[index], x, rows)
 
     def attention_logits(self, index, x, shared):
         block = self.trunk.blocks[index]

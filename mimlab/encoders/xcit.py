@@ -25,6 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mimlab.blocks import pick
 from mimlab.distributed import gather, world
 from mimlab.encoders import Encoder, build, sized
 from mimlab.errors import Refused
@@ -99,8 +100,8 @@ class XCiT(Encoder):
     def prefix_tokens(self):
         return self.trunk.cls_token
 
-    def run_block(self, index, x, shared):
-        """Block `index` on patches `x`, (B, N, D); `shared` is their grid."""
+    def run_block(self, index, x, shared, rows=None):
+        """Block `index` on patches `x`, (B, N, D), always all of them; `shared` is their grid."""
         return self.trunk.blocks[index](x, *shared)
 
     def set_drop_path(self, rate):
@@ -143,12 +144,12 @@ class XCiT(Encoder):
             x = torch.where(mask[..., None], fill.to(x.dtype), x)
         return x + self.positions_at(grid)[1]
 
-    def tokens(self, images, mask=None, visible=None, fill=None):
-        """CLS and patches after the class-attention layers and before the final norm, (B, 1 + N, D)."""
+    def tokens(self, images, mask=None, visible=None, fill=None, rows=None):
+        """CLS and patches after the class-attention layers and before the final norm, (B, 1 + N, D), or those at `rows`."""
         x, grid = self.embed(images, mask, visible, fill), self.cells(images)
         for index in range(self.depth):
             x = self.run_block(index, x, grid)
-        return self.trunk.forward_cls(x)
+        return pick(self.trunk.forward_cls(x), rows)
 
     def maps(self, images, layers):
         """Feature maps (B, D, h, w) after the blocks in `layers` (0-based), without a norm, for dense tasks.

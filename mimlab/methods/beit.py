@@ -23,12 +23,12 @@ import math
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from mimlab.errors import Refused
 from mimlab.layers import token_logs, truncated
-from mimlab.masks import hidden_ids, take
+from mimlab.masks import hidden_ids
 from mimlab.methods import Filled, Method, Output, judged
+from mimlab.token_loss import token_loss
 
 RECIPE = {
     "paper": {  # beit/README.md, ImageNet-1K; the mask's count 75 of 196 is the official code's
@@ -90,26 +90,24 @@ class BEiT(Method):
             block.attn.proj.weight.data /= math.sqrt(2 * depth)
             block.mlp.fc2.weight.data /= math.sqrt(2 * depth)
 
-    def encode(self, images, mask):
-        """Encoder outputs of all patches, hidden ones replaced, (B, N, D)."""
-        return self.encoder(images, mask, fill=self.mask_token[0, 0])[1]
+    def encode(self, images, mask, rows=None):
+        """Encoder outputs of all patches, or those at `rows` (B, M), hidden ones replaced: (B, N or M, D)."""
+        return self.encoder(images, mask, fill=self.mask_token[0, 0], rows=rows)[1]
 
     def forward(self, batch, mask, progress):
-        """`prediction`: logits of the patches predicted, (patches in the batch, vocabulary), image by image."""
+        """`prediction`: what `head` reads of the patches predicted, (patches in the batch, D), image by image."""
         ids = self.tokenizer(batch.images, self.encoder.grid)  # (B, N)
-        patches = self.encode(batch.images, mask)
         if self.all_patches:
-            hidden, targets = patches.flatten(0, 1), ids.flatten()
+            hidden, targets = self.encode(batch.images, mask).flatten(0, 1), ids.flatten()
         elif batch.visible is None:  # rows may differ
-            hidden, targets = patches[mask], ids[mask]
+            hidden, targets = self.encode(batch.images, mask)[mask], ids[mask]
         else:
             where = hidden_ids(mask, mask.shape[1] - batch.visible)
-            hidden, targets = take(patches, where).flatten(0, 1), ids.gather(1, where).flatten()
-        logits = self.head(hidden)
-        loss = cross_entropy(logits, targets)
+            hidden, targets = self.encode(batch.images, mask, where).flatten(0, 1), ids.gather(1, where).flatten()
+        loss, accuracy = token_loss(self.head, hidden, targets)
         uniform = torch.tensor(math.log(self.tokenizer.vocab), device=loss.device)
-        logs = {"loss_uniform": uniform} | token_logs(ids, logits, targets, self.tokenizer.vocab)
-        return Output(loss, logs, logits)
+        logs = {"loss_uniform": uniform} | token_logs(ids, accuracy, self.tokenizer.vocab)
+        return Output(loss, logs, hidden)
 
     def predict(self, images, mask):
         """Logits of every position, (B, N, vocabulary)."""

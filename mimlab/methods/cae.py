@@ -30,10 +30,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mimlab import blocks
 from mimlab.errors import Refused
 from mimlab.layers import sincos_2d, token_logs, xavier
 from mimlab.masks import hidden_ids, pixels, put, take, visible_ids
 from mimlab.methods import Filled, Judged, Method, Output, Tokens, judged
+from mimlab.token_loss import token_loss
 
 RECIPE = {
     "paper": {  # scripts/cae_base_800e.sh, 2,048 images a step
@@ -61,7 +63,7 @@ LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class CrossAttention(nn.Module):
-    """Attention of queries (B, M, D) over keys and values (B, T, D); keys have no bias."""
+    """Attention of queries (B, M, D) over keys and values (B, T, D), before `proj`; keys have no bias."""
 
     def __init__(self, dim, heads):
         super().__init__()
@@ -72,7 +74,7 @@ class CrossAttention(nn.Module):
     def forward(self, queries, keys, values):
         q, k, v = self.q(queries), self.k(keys), self.v(values)
         q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 class RegressorBlock(nn.Module):
@@ -96,8 +98,9 @@ class RegressorBlock(nn.Module):
         context = torch.cat([visible, x], dim=1)
         keys = self.norm_k(context + torch.cat([at_visible, at_hidden], dim=1))
         attended = self.attn(self.norm_q(x + at_hidden), keys, self.norm_v(context))
-        x = self.norm(x + self.drop_path(self.gamma_1 * attended))
-        return x + self.drop_path(self.gamma_2 * self.mlp(x))
+        x = self.norm(x + self.drop_path(blocks.scaled(self.attn.proj, attended, self.gamma_1)))
+        hidden = self.mlp.act(self.mlp.fc1(x))
+        return x + self.drop_path(blocks.scaled(self.mlp.fc2, hidden, self.gamma_2))
 
 
 class CAE(Method):
@@ -163,6 +166,7 @@ class CAE(Method):
             Block(dim, heads, qkv_bias=True, init_values=layer_scale, drop_path=share, norm_layer=LayerNorm)
             for share in rising(rate, decoder_depth)
         )
+        blocks.adopt(self.decoder)
         self.decoder_norm = LayerNorm(dim) if decoder_depth else nn.Identity()
         self.head = nn.Linear(dim, tokenizer.vocab)
         self.start()
@@ -194,30 +198,33 @@ class CAE(Method):
         """What the regressor is to predict: the encoder's outputs on the hidden patches alone, (B, hidden, decoder_dim)."""
         return self.project(self.encoder(images, ~mask, hidden)[1])
 
-    def decode(self, latents, positions):
-        """Logits from predicted latents and positions (B, hidden, decoder_dim): (B, hidden, vocabulary)."""
+    def decoded(self, latents, positions):
+        """What `head` reads, from predicted latents and positions, all (B, hidden, decoder_dim)."""
         if len(self.decoder):
             latents = latents + positions
         for block in self.decoder:
             latents = block(latents)
-        return self.head(self.decoder_norm(latents))
+        return self.decoder_norm(latents)
+
+    def decode(self, latents, positions):
+        """Logits from predicted latents and positions (B, hidden, decoder_dim): (B, hidden, vocabulary)."""
+        return self.head(self.decoded(latents, positions))
 
     def forward(self, batch, mask, progress):
-        """`prediction`: logits of the hidden patches, (hidden in the batch, vocabulary), image by image."""
+        """`prediction`: what `head` reads of the hidden patches, (hidden in the batch, decoder_dim), image by image."""
         visible = int((~mask[0]).sum()) if batch.visible is None else batch.visible
         hidden = mask.shape[1] - visible
         ids = self.tokenizer(batch.images, self.encoder.grid)  # (B, N)
         predicted, positions = self.regress(batch.images, mask, visible)
-        logits = self.decode(predicted, positions).flatten(0, 1)
-        targets = ids.gather(1, hidden_ids(mask, hidden)).flatten()
-        loss = F.cross_entropy(logits.float(), targets)
+        decoded = self.decoded(predicted, positions).flatten(0, 1)
+        loss, accuracy = token_loss(self.head, decoded, ids.gather(1, hidden_ids(mask, hidden)).flatten())
         logs = {"loss_tokens": loss.detach()}
         if self.align_weight:
             align = F.mse_loss(predicted.float(), self.latents(batch.images, mask, hidden).float())
             loss = loss + self.align_weight * align
             logs["loss_align"] = align.detach()
         logs["loss_uniform"] = torch.tensor(math.log(self.tokenizer.vocab), device=loss.device)
-        return Output(loss, logs | token_logs(ids, logits, targets, self.tokenizer.vocab), logits)
+        return Output(loss, logs | token_logs(ids, accuracy, self.tokenizer.vocab), decoded)
 
     def judge(self, images, mask):
         """Both losses of each hidden patch; 0 and False at visible ones, of which nothing is predicted."""

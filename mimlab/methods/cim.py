@@ -38,7 +38,7 @@ from mimlab import encoders
 from mimlab.errors import Refused
 from mimlab.find import closest
 from mimlab.layers import token_logs, unpatchify
-from mimlab.masks import hidden_ids, pixels, take
+from mimlab.masks import hidden_ids, pixels
 from mimlab.methods import Filled, Method, Output, judged
 from mimlab.settings import within
 from mimlab.tokenizers import resize
@@ -160,9 +160,9 @@ class CIM(Method):
         nn.init.zeros_(self.generator_head.bias)
         nn.init.zeros_(self.head.bias)
 
-    def guess(self, images, mask):
-        """The generator's outputs of all patches, hidden ones replaced, (B, N, generator_dim)."""
-        return self.generator(images, mask, fill=self.mask_token[0, 0])[1]
+    def guess(self, images, mask, rows=None):
+        """The generator's outputs of all patches, or those at `rows` (B, M), hidden ones replaced, (B, N or M, generator_dim)."""
+        return self.generator(images, mask, fill=self.mask_token[0, 0], rows=rows)[1]
 
     def corrupt(self, images, ids, mask, noise, visible=None):
         """Tokens drawn by `noise` (B, N) at hidden patches, true `ids` (B, N) elsewhere, decoded: `Corrupted`."""
@@ -170,12 +170,12 @@ class CIM(Method):
             raise Refused(
                 "cim draws tokens by the batch's noise and got none; give Batch(images, noise), (B, N) in [0, 1)"
             )
-        outputs, noise = self.guess(images, mask), noise.to(ids.device)
+        noise = noise.to(ids.device)
         if visible is None:  # rows may differ
-            outputs, targets, noise = outputs[mask], ids[mask], noise[mask]
+            outputs, targets, noise = self.guess(images, mask)[mask], ids[mask], noise[mask]
         else:
             where = hidden_ids(mask, mask.shape[1] - visible)
-            outputs = take(outputs, where).flatten(0, 1)
+            outputs = self.guess(images, mask, where).flatten(0, 1)
             targets, noise = (x.gather(1, where).flatten() for x in (ids, noise))
         logits = self.generator_head(outputs).float()
         with torch.no_grad():
@@ -214,7 +214,8 @@ class CIM(Method):
             target = self.target(batch.images, made.images)
             enhancer = self.distance(prediction, target)
             more = {"loss_respix": enhancer.detach(), "respix_zero": self.distance(torch.zeros_like(target), target)}
-        logs |= more | token_logs(ids, made.logits, made.targets, self.tokenizer.vocab)
+        accuracy = (made.logits.detach().argmax(dim=1) == made.targets).float().mean()
+        logs |= more | token_logs(ids, accuracy, self.tokenizer.vocab)
         return Output(generator + self.weight * enhancer, logs, prediction)
 
     def judge(self, images, mask):

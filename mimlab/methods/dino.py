@@ -198,9 +198,9 @@ class DINO(Method):
     def before_step(self, progress):
         """Clip each parameter's gradient, then drop the last layer's while it is frozen, in this order."""
         if self.clip:
-            for parameter in self.parameters():
-                if parameter.grad is not None:
-                    parameter.grad.mul_((self.clip / (parameter.grad.norm() + 1e-6)).clamp(max=1.0))
+            gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+            shares = [(self.clip / (norm + 1e-6)).clamp(max=1.0) for norm in torch._foreach_norm(gradients)]
+            torch._foreach_mul_(gradients, shares)
         if progress.step < round(self.freeze_last * progress.steps):
             for parameter in self.head.last_layer.parameters():
                 parameter.grad = None
@@ -210,9 +210,8 @@ class DINO(Method):
         """Move the teacher, the centre, and the statistics of BatchNorm; `progress` counts the steps done."""
         kept = self.teacher_momentum(Progress(progress.step - 1, progress.steps))
         for part in ("encoder", "head"):
-            ours = getattr(self, part).parameters()
-            for theirs, own in zip(self.teacher[part].parameters(), ours, strict=True):
-                theirs.lerp_(own, 1.0 - kept)
+            theirs, ours = (list(x.parameters()) for x in (self.teacher[part], getattr(self, part)))
+            torch._foreach_lerp_(theirs, ours, 1.0 - kept)
         if self.seen is not None:
             self.centre.lerp_(gather(self.seen).mean(dim=0, keepdim=True), 1.0 - self.centre_momentum)
             self.seen = None
@@ -235,7 +234,7 @@ def outputs(encoder, head, views):
     Consecutive views of one size go through the encoder as one batch. Source: utils.py, MultiCropWrapper.
     """
     groups = [torch.cat(list(group)) for _, group in groupby(views, key=lambda view: view.shape[2:])]
-    cls = torch.cat([encoder(images)[0] for images in groups])  # (C * B, D), view by view
+    cls = torch.cat([encoder.class_token(images) for images in groups])  # (C * B, D), view by view
     return head(cls).unflatten(0, (len(views), -1))
 
 

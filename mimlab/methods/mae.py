@@ -15,10 +15,12 @@ targets are missing (`beit` and `cae` predict tokens); the encoder with mask tok
 
 import torch
 from torch import nn
+from torch.nn.functional import mse_loss
 
+from mimlab.decoder import Decoder
 from mimlab.errors import Refused
-from mimlab.layers import Decoder, patchify, unpatchify, xavier
-from mimlab.masks import hidden_ids, take
+from mimlab.layers import patchify, unpatchify, xavier
+from mimlab.masks import hidden_ids, take, visible_ids
 from mimlab.methods import Filled, Judged, Method, Output
 
 RECIPE = {
@@ -92,27 +94,33 @@ class MAE(Method):
             nn.init.normal_(self.encoder.trunk.cls_token, std=0.02)
         nn.init.normal_(self.fill if self.mask_in_encoder else self.decoder.mask_token, std=0.02)
 
-    def target(self, images):
-        """Normalised pixels of each patch, (B, N, patch * patch * 3), row, column, channel."""
+    def target(self, images, ids=None):
+        """Normalised pixels of each patch, or of those at `ids`, (B, N or M, patch * patch * 3), row, column, channel."""
         patches = patchify(self.encoder.normalise(images), self.encoder.patch, channels_last=True)
+        patches = patches if ids is None else take(patches, ids)
         if self.norm_pix:  # unbiased variance over all values of the patch
             mean, var = patches.mean(dim=2, keepdim=True), patches.var(dim=2, keepdim=True)
             patches = (patches - mean) / (var + 1e-6).sqrt()
         return patches
 
-    def decode(self, images, mask, visible=None):
+    def decode(self, images, mask):
         """Decoder outputs of all positions, (B, N, decoder_dim)."""
         if self.mask_in_encoder:
             return self.decoder(*self.encoder(images, mask, fill=self.fill), torch.zeros_like(mask))
-        cls, patches = self.encoder(images, mask, visible)
-        return self.decoder(cls, patches, mask)
+        return self.decoder(*self.encoder(images, mask), mask)
+
+    def hidden(self, images, mask, visible, missing):
+        """Decoder outputs of the hidden patches alone, which are at `missing` (B, N - V): (B, N - V, decoder_dim)."""
+        if self.mask_in_encoder:
+            return take(self.decode(images, mask), missing)
+        return self.decoder.hidden(*self.encoder(images, mask, visible), visible_ids(mask, visible), missing)
 
     def forward(self, batch, mask, progress):
         """`prediction`: pixels of the hidden patches, (B, N - V, patch * patch * 3), raster order."""
         visible = int((~mask[0]).sum()) if batch.visible is None else batch.visible
-        ids = hidden_ids(mask, mask.shape[1] - visible)
-        prediction = self.head(take(self.decode(batch.images, mask, visible), ids))
-        loss = (prediction - take(self.target(batch.images), ids)).square().mean()
+        missing = hidden_ids(mask, mask.shape[1] - visible)
+        prediction = self.head(self.hidden(batch.images, mask, visible, missing))
+        loss = mse_loss(prediction.float(), self.target(batch.images, missing))
         return Output(loss, {}, prediction)
 
     def predict(self, images, mask):

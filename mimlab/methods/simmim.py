@@ -91,20 +91,20 @@ class SimMIM(Method):
         """Normalised pixels of each patch, (B, N, 3 * patch * patch), in the order channel, row, column."""
         return patchify(self.encoder.normalise(images), self.encoder.patch)
 
-    def encode(self, images, mask):
-        """Encoder outputs of all patches, hidden ones replaced, (B, N, D)."""
-        return self.encoder(images, mask, fill=self.mask_token[0, 0])[1]
+    def encode(self, images, mask, rows=None):
+        """Encoder outputs of all patches, or those at `rows` (B, M), hidden ones replaced: (B, N or M, D)."""
+        return self.encoder(images, mask, fill=self.mask_token[0, 0], rows=rows)[1]
 
     def forward(self, batch, mask, progress):
         """`prediction`: pixels of the patches predicted, (patches in the batch, 3 * patch * patch), image by image."""
-        patches, target = self.encode(batch.images, mask), self.target(batch.images)
+        target = self.target(batch.images)
         if self.all_patches:
-            patches, target = patches.flatten(0, 1), target.flatten(0, 1)
+            patches, target = self.encode(batch.images, mask).flatten(0, 1), target.flatten(0, 1)
         elif batch.visible is None:  # rows may differ
-            patches, target = patches[mask], target[mask]
+            patches, target = self.encode(batch.images, mask)[mask], target[mask]
         else:
             where = hidden_ids(mask, mask.shape[1] - batch.visible)
-            patches, target = take(patches, where).flatten(0, 1), take(target, where).flatten(0, 1)
+            patches, target = self.encode(batch.images, mask, where).flatten(0, 1), take(target, where).flatten(0, 1)
         prediction = self.head(patches)
         pixels = len(target) * self.encoder.patch**2
         loss = self.distance(prediction.float(), target, reduction="sum") / (pixels + 1e-5) / 3

@@ -26,11 +26,13 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
+from mimlab.decoder import Decoder
 from mimlab.distributed import gather, rank, world
 from mimlab.errors import Refused
-from mimlab.layers import Decoder, token_logs, truncated
-from mimlab.masks import hidden_ids, take
+from mimlab.layers import token_logs, truncated
+from mimlab.masks import hidden_ids, visible_ids
 from mimlab.methods import Filled, Method, Output, judged
+from mimlab.token_loss import token_loss
 
 PAPER = {  # section 5.1: "follow Bao et al."; no colour jitter
     "mask": "blockwise",
@@ -175,65 +177,75 @@ class SplitMask(Method):
         order = (noise.to(mask.device) + mask).topk(visible, dim=1).indices  # hidden from A, highest noise
         return torch.ones_like(mask).scatter_(1, order, False), visible
 
-    def branches(self, images, mask, noise=None, visible=None):
-        """Both branches' decoder outputs (B, N, D), and the two masks with their visible counts."""
-        visible = int((~mask[0]).sum()) if visible is None else visible
-        mask_b, visible_b = self.other(mask, torch.zeros(mask.shape) if noise is None else noise, visible)
-        if visible == visible_b:  # one sequence of 2B
-            both = torch.cat([mask, mask_b])
-            out = self.decode(torch.cat([images, images]), both, visible)
-            a, b = out.chunk(2)
-        else:
-            a, b = self.decode(images, mask, visible), self.decode(images, mask_b, visible_b)
-        return a, b, (mask, visible), (mask_b, visible_b)
-
     def decode(self, images, mask, visible):
+        """Decoder outputs of all positions in raster order, (B, N, D)."""
         cls, patches = self.encoder(images, mask, visible)
         return self.decoder(cls if self.decode_cls else None, patches, mask)
 
+    def look(self, images, mask, visible):
+        """Places of the hidden patches (k * B, H), and decoder outputs there (k * B, H, D) and, where they are matched, of
+        the visible ones (k * B, V, D), else None. `mask` (k * B, N): k looks at each image.
+        """
+        cls, patches = self.encoder(images, mask, visible)
+        seen, missing = visible_ids(mask, visible), hidden_ids(mask, mask.shape[1] - visible)
+        given = (cls if self.decode_cls else None, patches, seen, missing)
+        if not self.match:
+            return missing, self.decoder.hidden(*given), None
+        shown, hidden = self.decoder.parts(*given)
+        return missing, hidden, shown
+
+    def branches(self, images, mask, noise=None, visible=None):
+        """What `look` says of A and of B."""
+        visible = int((~mask[0]).sum()) if visible is None else visible
+        mask_b, visible_b = self.other(mask, torch.zeros(mask.shape) if noise is None else noise, visible)
+        if visible != visible_b:
+            return self.look(images, mask, visible), self.look(images, mask_b, visible_b)
+        both = self.look(images, torch.cat([mask, mask_b]), visible)  # one sequence of 2B
+        return tuple(zip(*((None, None) if part is None else part.chunk(2) for part in both), strict=True))
+
     def forward(self, batch, mask, progress):
-        """`prediction`: logits of what A and then B miss, (patches predicted, vocabulary), image by image."""
+        """`prediction`: what `head` reads of what A and then B miss, (patches predicted, D), image by image."""
         ids = self.tokenizer(batch.images, self.encoder.grid)  # (B, N)
         if not self.split:
             return self.without_split(batch, mask, ids)
-        a, b, *views = self.branches(batch.images, mask, batch.noise, batch.visible)
-        loss, logs, logits = a.new_zeros(()), {}, None
+        branches = self.branches(batch.images, mask, batch.noise, batch.visible)
+        loss, logs = torch.zeros((), device=mask.device), {}
+        missed = torch.cat([hidden.flatten(0, 1) for _, hidden, _ in branches])
         if self.inpaint:
-            parts, logits, targets = [], [], []
-            for out, (hidden, visible) in zip((a, b), views, strict=True):
-                where = hidden_ids(hidden, mask.shape[1] - visible)
-                logits.append(self.head(take(out, where)).flatten(0, 1))  # (B * missing, V)
-                targets.append(ids.gather(1, where).flatten())
-                parts.append(cross_entropy(logits[-1], targets[-1]))
-            inpaint = (parts[0] + parts[1]) / 2
-            logits, targets = torch.cat(logits), torch.cat(targets)
+            parts = [
+                token_loss(self.head, hidden.flatten(0, 1), ids.gather(1, where).flatten())
+                for where, hidden, _ in branches
+            ]
+            inpaint = (parts[0][0] + parts[1][0]) / 2
+            accuracy = sum(part[1] * len(hidden[0]) for part, (_, hidden, _) in zip(parts, branches, strict=True))
             loss = loss + inpaint
-            logs |= self.inpaint_logs(ids, logits, targets, inpaint)
+            logs |= self.inpaint_logs(ids, accuracy / sum(len(hidden[0]) for _, hidden, _ in branches), inpaint)
         if self.match:
-            match, accuracy = info_nce(a.mean(dim=1), b.mean(dim=1), self.temperature, **self.pairs)
+            a, b = (torch.cat([shown, hidden], dim=1).mean(dim=1) for _, hidden, shown in branches)
+            match, accuracy = info_nce(a, b, self.temperature, **self.pairs)
             loss = loss + self.match_weight * match
             chance = torch.tensor(1.0 / (len(a) * world()), device=a.device)
             logs |= {"loss_match": match.detach(), "match_accuracy": accuracy, "match_chance": chance}
-        return Output(loss, logs, logits)
+        return Output(loss, logs, missed)
 
     def without_split(self, batch, mask, ids):
         """Table 8, first row: BEiT on the same backbone."""
-        patches = self.encoder(batch.images, mask, fill=self.fill)[1]
         visible = int((~mask[0]).sum()) if batch.visible is None else batch.visible
         where = hidden_ids(mask, mask.shape[1] - visible)
-        logits, targets = self.head(take(patches, where)).flatten(0, 1), ids.gather(1, where).flatten()
-        loss = cross_entropy(logits, targets)
-        return Output(loss, self.inpaint_logs(ids, logits, targets, loss), logits)
+        hidden = self.encoder(batch.images, mask, fill=self.fill, rows=where)[1].flatten(0, 1)
+        loss, accuracy = token_loss(self.head, hidden, ids.gather(1, where).flatten())
+        return Output(loss, self.inpaint_logs(ids, accuracy, loss), hidden)
 
-    def inpaint_logs(self, ids, logits, targets, loss):
+    def inpaint_logs(self, ids, accuracy, loss):
         vocab = self.tokenizer.vocab
         uniform = torch.tensor(math.log(vocab), device=loss.device)
-        return {"loss_inpaint": loss.detach(), "loss_uniform": uniform} | token_logs(ids, logits, targets, vocab)
+        return {"loss_inpaint": loss.detach(), "loss_uniform": uniform} | token_logs(ids, accuracy, vocab)
 
     def predict(self, images, mask):
         """Logits of every position from branch A, and from B, each (B, N, vocabulary)."""
-        a, b, _, _ = self.branches(images, mask)
-        return self.head(a), self.head(b)
+        visible = int((~mask[0]).sum())
+        other = self.other(mask, torch.zeros(mask.shape), visible)
+        return self.head(self.decode(images, mask, visible)), self.head(self.decode(images, *other))
 
     def first(self, images, mask):
         """Logits of every position from branch A alone, which does not see what `mask` hides: (B, N, vocabulary)."""

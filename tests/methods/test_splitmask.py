@@ -77,7 +77,10 @@ def test_logits_descriptors_losses_and_gradients(case, variant):
     cls, patches = method.encoder(images, mask)
     seen = patches if cls is None else torch.cat([cls[:, None], patches], dim=1)
     assert_close(seen, arrays[f"{variant}/encoder_a"], 3e-5, 1e-5)
-    a, b, _, _ = method.branches(images, mask)
+    visible = int((~mask[0]).sum())
+    a, b = (
+        method.decode(images, hidden, seen) for hidden, seen in ((mask, visible), method.other(mask, None, visible))
+    )
     assert_close(a.mean(dim=1), arrays[f"{variant}/x_a"], 1e-4, 1e-5)
     assert_close(b.mean(dim=1), arrays[f"{variant}/x_b"], 1e-4, 1e-5)
     assert_close(method.head(a), arrays[f"{variant}/logits_from_a"], 3e-5, 1e-5)
@@ -125,7 +128,7 @@ def test_exchanging_the_branches_exchanges_their_losses(n):
     images, mask = torch.rand(4, 3, *size), cut(torch.rand(4, n), n // 2 + n % 2)
     one, other = (method(Batch(images), m, Progress()) for m in (mask, ~mask))
     assert_close(one.loss, other.loss.detach(), 1e-5, 1e-6)
-    assert one.prediction.shape == (4 * n, 9)  # every patch is predicted once
+    assert one.prediction.shape == (4 * n, 24)  # every patch is predicted once
 
 
 def test_a_branch_does_not_see_what_it_predicts():

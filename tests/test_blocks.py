@@ -1,0 +1,133 @@
+"""Our blocks against timm's own `forward`: numbers and gradients, with and without the rows that are read."""
+
+import pytest
+import torch
+from timm.models import beit, vision_transformer
+
+from mimlab import blocks, encoders
+
+CASES = {
+    "vit": lambda: vision_transformer.Block(24, 3, qkv_bias=True),
+    "vit without biases": lambda: vision_transformer.Block(24, 2, qkv_bias=False),
+    "vit with norms and scales": lambda: vision_transformer.Block(24, 3, qkv_bias=True, qk_norm=True, init_values=0.3),
+    "beit": lambda: beit.Block(24, 3, qkv_bias=True, init_values=0.3),
+    "beit without scales": lambda: beit.Block(24, 4, qkv_bias=True),
+    "beit without biases": lambda: beit.Block(24, 3, init_values=0.3),
+    "beit with its own bias": lambda: beit.Block(24, 3, qkv_bias=True, init_values=0.3, window_size=(3, 5)),
+}
+ROWS = {
+    "all": None,
+    "the first": slice(0, 1),
+    "the last": slice(-4, None),
+    "some": torch.tensor([[1, 5, 2], [3, 15, 0]]),
+}
+
+
+def pair(kind):
+    """(timm's block, ours with the same weights)."""
+    torch.manual_seed(0)
+    plain = CASES[kind]()
+    for parameter in plain.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    torch.manual_seed(0)
+    ours = CASES[kind]()
+    ours.load_state_dict(plain.state_dict())
+    blocks.adopt([ours])
+    assert type(ours) in (blocks.Block, blocks.BeitBlock)
+    return plain, ours
+
+
+def compare(plain, ours, x, rows, given, into):
+    """Outputs and gradients with respect to `into`, of both, agree."""
+    wanted = blocks.pick(plain(x, **given), rows)
+    found = blocks.run(ours, x, rows, **given)
+    assert torch.allclose(found, wanted, atol=1e-5)
+    for parameter in into:
+        parameter.grad = None
+    wanted.square().sum().backward(retain_graph=True)
+    before = [p.grad for p in (*into, *plain.parameters())]
+    for parameter in into:
+        parameter.grad = None
+    found.square().sum().backward()
+    for one, other in zip(before, [p.grad for p in (*into, *ours.parameters())], strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(one.abs().max()) + 1e-6)
+
+
+@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize("rows", ROWS)
+def test_numbers_and_gradients_are_those_of_timm(kind, rows):
+    plain, ours = pair(kind)
+    x = torch.randn(2, 16, 24, requires_grad=True)
+    compare(plain, ours, x, ROWS[rows], {}, [x])
+
+
+@pytest.mark.parametrize("kind", ["beit", "beit with its own bias"])
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 3, 16, 16)])
+def test_a_trained_bias_that_blocks_share(kind, rows, shape):
+    plain, ours = pair(kind)
+    x, bias = torch.randn(2, 16, 24, requires_grad=True), torch.randn(shape, requires_grad=True)
+    compare(plain, ours, x, ROWS[rows], {"shared_rel_pos_bias": bias}, [x, bias])
+    with torch.no_grad():  # torch's kernel
+        told = blocks.run(ours, x, ROWS[rows], shared_rel_pos_bias=bias)
+        assert torch.allclose(told, blocks.pick(plain(x, shared_rel_pos_bias=bias), ROWS[rows]), atol=1e-5)
+
+
+def test_the_bias_gradient_is_right_by_finite_differences():
+    torch.manual_seed(0)
+    packed = torch.randn(3, 4, 5, 6, dtype=torch.double, requires_grad=True)
+    bias = torch.randn(2, 5, 5, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda p, b: blocks.Biased.apply(None, p, b), (packed, bias))
+    q, each = (torch.randn(4, n, m, dtype=torch.double, requires_grad=True) for n, m in ((3, 6), (3, 5)))
+    assert torch.autograd.gradcheck(
+        lambda q, p, b: blocks.Biased.apply(q, p, b), (q, packed[:2].detach().requires_grad_(), each)
+    )
+
+
+@pytest.mark.parametrize("kind", ["vit", "beit", "beit with its own bias"])
+def test_half_precision_stays_near(kind):
+    plain, ours = pair(kind)
+    x = torch.randn(2, 16, 24)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (ours(x) - plain(x)).abs().mean() < 0.02
+        assert (blocks.run(ours, x, ROWS["some"]) - blocks.pick(plain(x), ROWS["some"])).abs().mean() < 0.02
+
+
+def test_what_is_not_plain_stays_timms():
+    odd = vision_transformer.ParallelScalingBlock(24, 3)
+    changed = vision_transformer.Block(24, 3, mlp_layer=lambda **given: torch.nn.Identity())
+    blocks.adopt([odd, changed])
+    assert type(odd) is vision_transformer.ParallelScalingBlock and type(changed) is vision_transformer.Block
+    x = torch.randn(2, 16, 24)
+    assert torch.equal(blocks.run(odd, x, ROWS["some"]), blocks.pick(odd(x), ROWS["some"]))
+
+
+@pytest.mark.parametrize("name", ["vit", "beit", "xcit"])
+def test_an_encoder_gives_the_patches_and_the_class_token_that_are_read(name):
+    torch.manual_seed(0)
+    encoder = encoders.create(name, 32, 8, dim=48, depth=2, heads=3).eval()
+    images, fill, rows = torch.rand(2, 3, 32, 32), torch.randn(48), torch.tensor([[3, 1, 15], [0, 7, 8]])
+    mask = torch.zeros(2, 16, dtype=torch.bool).scatter(1, rows, True)
+    none, some = encoder(images, mask, fill=fill, rows=rows)
+    assert none is None
+    assert torch.allclose(some, blocks.pick(encoder(images, mask, fill=fill)[1], rows), atol=1e-5)
+    assert torch.allclose(encoder.class_token(images), encoder(images)[0], atol=1e-5)
+
+
+def test_recomputing_changes_no_number_and_keeps_less():
+    def grown(again):
+        torch.manual_seed(0)
+        encoder = encoders.create("vit", 16, 4, dim=24, depth=3, heads=3, drop_path=0.5)
+        if again:
+            blocks.recompute(encoder)
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+            torch.manual_seed(1)
+            loss = encoder.features(torch.rand(4, 3, 16, 16)).square().sum()
+        loss.backward()
+        return loss.detach(), [p.grad for p in encoder.parameters() if p.grad is not None], sum(kept)
+
+    (loss, gradients, kept), (other, others, fewer) = grown(False), grown(True)
+    assert torch.equal(loss, other) and fewer < kept / 2
+    for one, two in zip(gradients, others, strict=True):
+        assert torch.allclose(one, two, atol=1e-6)
