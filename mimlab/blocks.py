@@ -5,6 +5,7 @@ their keys and values are not. The numbers are those of timm's own `forward`. Us
 reads some patches, or CLS. `adopt` makes timm's blocks into these; what it does not know keeps timm's way.
 """
 
+import copy
 from functools import partial
 
 import torch
@@ -166,11 +167,31 @@ class Biased(torch.autograd.Function):
 
 
 def within(model):
-    """The blocks of a model, by the name of their class: transformer blocks, and those of a ResNet."""
-    return [module for module in model.modules() if type(module).__name__.endswith("Block")]
+    """The trained blocks of a model, known by the name of their class: of transformers, and of a ResNet."""
+    blocks = [module for module in model.modules() if type(module).__name__.endswith("Block")]
+    return [block for block in blocks if any(p.requires_grad for p in block.parameters())]
 
 
 def recompute(model):
     """Keep only the input of each block for the backward pass, which computes the block again: less memory, more time."""
     for block in within(model):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def compile_blocks(model):
+    """Compile each block as it trains; what only looks, in batches of any size, keeps the plain one."""
+    for block in within(model):
+        block.forward = Compiled(block.forward)
+
+
+class Compiled:
+    """`forward` of a block, compiled where gradients are made."""
+
+    def __init__(self, plain):
+        self.plain, self.fast = plain, torch.compile(plain, dynamic=False)
+
+    def __call__(self, *args, **given):
+        return (self.fast if torch.is_grad_enabled() else self.plain)(*args, **given)
+
+    def __deepcopy__(self, memo):
+        return Compiled(copy.deepcopy(self.plain, memo))  # what is compiled belongs to the block that is copied

@@ -101,6 +101,8 @@ def _train(cfg, run, report):
 
     # -- model --------------------------------------------------------------------------------------
     torch.manual_seed(cfg.seed)
+    from mimlab.blocks import compile_blocks, recompute
+
     classes = len(images.classes) if images.classes else None
     plain = cfg.build(tokenizer, classes)
     if "classes" in options(type(plain).__init__):  # refused before the folder is begun
@@ -109,6 +111,11 @@ def _train(cfg, run, report):
         run.start(cfg, images, plain.encoder.spec)
     if run.finished:
         return run
+
+    if cfg.compile:
+        compile_blocks(plain)
+    if cfg.recompute:
+        recompute(plain)
 
     # -- optimiser ----------------------------------------------------------------------------------
     peak, floor = (rate * cfg.batch_size / 256 for rate in (cfg.lr, cfg.min_lr))

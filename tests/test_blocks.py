@@ -131,3 +131,25 @@ def test_recomputing_changes_no_number_and_keeps_less():
     assert torch.equal(loss, other) and fewer < kept / 2
     for one, two in zip(gradients, others, strict=True):
         assert torch.allclose(one, two, atol=1e-6)
+
+
+def test_compiled_blocks_train_alike_and_looking_leaves_them_plain():
+    torch.manual_seed(0)
+    encoder = encoders.create("beit", 16, 4, dim=24, depth=1, heads=3)
+    images, rows = torch.rand(2, 3, 16, 16), torch.tensor([[3, 1, 15], [0, 7, 8]])
+    given = {"mask": torch.zeros(2, 16, dtype=torch.bool).scatter(1, rows, True), "fill": torch.zeros(24), "rows": rows}
+    wanted = encoder(images, **given)[1]
+    wanted.square().sum().backward()
+    gradients = {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
+    encoder.zero_grad()
+    blocks.compile_blocks(encoder)
+    block = encoder.trunk.blocks[0]
+    found = encoder(images, **given)[1]
+    assert torch.allclose(found, wanted, atol=1e-5)
+    found.square().sum().backward()
+    for name, parameter in encoder.named_parameters():
+        if name in gradients:
+            assert torch.allclose(parameter.grad, gradients[name], rtol=1e-3, atol=1e-4), name
+    block.forward.fast = None  # a look that called it would fail
+    with torch.no_grad():
+        assert torch.allclose(encoder(images, **given)[1], wanted, atol=1e-5)

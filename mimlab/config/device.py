@@ -19,3 +19,13 @@ def check_device(device, precision, processes=1):
         raise Refused("precision = 'fp16' needs a GPU; use no (or bf16, which most CPUs run slower)")
     if gpus and processes > gpus:
         raise Refused(f"processes = {processes}: there are {gpus} GPUs; use at most {gpus}, or device = 'cpu'")
+
+
+def check_compiler(device):
+    """Refuse torch.compile where nothing can compile for the device."""
+    import shutil
+
+    import torch
+
+    if device == "mps" or (not torch.cuda.is_available() and not any(map(shutil.which, ("g++", "clang++", "cl")))):
+        raise Refused("compile = True: no C++ compiler (g++ or clang++) was found; install one, or use compile = False")

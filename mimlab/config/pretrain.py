@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mimlab import preset
-from mimlab.config.device import check_device
+from mimlab.config.device import check_compiler, check_device
 from mimlab.errors import Refused
 from mimlab.find import check_options, find, label, options
 from mimlab.settings import Settings, place, setting, within
@@ -81,6 +81,12 @@ class Pretrain(Settings):
     parallel: str = setting(
         "ddp", "what each process holds: ddp, a whole copy; fsdp, its part of weights and optimiser, for large encoders"
     )
+    recompute: bool = setting(
+        False, "keep only the input of each block for the backward pass: a fraction of the memory, a third more time"
+    )
+    compile: bool = setting(
+        False, "torch.compile of each block: a minute or more at first, then faster steps; for long runs"
+    )
     workers: int = setting(0, "loader processes; with few cores 0 is fastest")
     seed: int = setting(0, "of everything that is drawn")
     knn_every: int = setting(5, "epochs between k-NN probes, where the data has labels; 0: never")
@@ -104,6 +110,8 @@ class Pretrain(Settings):
         "processes",
         "nodes",
         "parallel",
+        "recompute",
+        "compile",
     )
 
     def resolved(self):
@@ -162,6 +170,8 @@ class Pretrain(Settings):
             )
         check_device(self.device, self.precision, self.processes)
         self.check_parallel()
+        if self.compile:
+            check_compiler(self.device)
         data.check(self.data, self.data_args)
         if self.tokenizer != "none":
             check_options("tokenizer_args", self.tokenizer_args, find("tokenizers", self.tokenizer).Tokenizer)

@@ -99,8 +99,9 @@ class MAE(Method):
         patches = patchify(self.encoder.normalise(images), self.encoder.patch, channels_last=True)
         patches = patches if ids is None else take(patches, ids)
         if self.norm_pix:  # unbiased variance over all values of the patch
-            mean, var = patches.mean(dim=2, keepdim=True), patches.var(dim=2, keepdim=True)
-            patches = (patches - mean) / (var + 1e-6).sqrt()
+            patches = patches - patches.mean(dim=2, keepdim=True)
+            var = patches.square().sum(dim=2, keepdim=True) / (patches.shape[2] - 1)
+            patches = patches * (var + 1e-6).rsqrt()
         return patches
 
     def decode(self, images, mask):

@@ -85,9 +85,16 @@ def test_attention_is_what_the_blocks_use(encoder, images):
     if getattr(block.attn, "v_bias", None) is not None:
         qkv = qkv + torch.cat([block.attn.q_bias, block.attn.k_bias, block.attn.v_bias])
     v = qkv.reshape(b, t, 3, weights.shape[1], -1).permute(2, 0, 3, 1, 4)[2]
-    scales = [1.0 if scale is None else scale for scale in (getattr(block, f"gamma_{k}", None) for k in (1, 2))]
-    x = seen["x"] + scales[0] * block.attn.proj((weights @ v).transpose(1, 2).reshape(b, t, d))
-    assert torch.allclose(x + scales[1] * block.mlp(block.norm2(x)), seen["out"], atol=1e-5)
+    x = seen["x"] + scaled(block, 1, block.attn.proj((weights @ v).transpose(1, 2).reshape(b, t, d)))
+    assert torch.allclose(x + scaled(block, 2, block.mlp(block.norm2(x))), seen["out"], atol=1e-5)
+
+
+def scaled(block, branch, x):
+    """LayerScale of a block's first or second branch, under the name that its family has for it."""
+    if hasattr(block, "ls1"):
+        return getattr(block, f"ls{branch}")(x)
+    gamma = getattr(block, f"gamma_{branch}")
+    return x if gamma is None else gamma * x
 
 
 def test_attention_of_a_layer_that_is_not_there(encoder, images):
