@@ -20,6 +20,7 @@ from mimlab.watch import Cells, Silent
 BATCH = {"MIMLAB_BATCH": "1", "PLOTLY_RENDERER": "plotly_mimetype"}
 FIGURE = "application/vnd.plotly.v1+json"
 AUTOSAVE = 20  # s between saves of a running cell
+START = 600  # s for a kernel to start: on a busy machine papermill's 60 are too few
 
 
 def parameters(notebook):
@@ -224,6 +225,7 @@ def _run(node, given, output, progress, environment):
                 autosave_cell_every=AUTOSAVE,
                 store_widget_state=False,
                 record_timing=False,
+                start_timeout=START,
                 kernel_manager_class=_kernel(environment),
                 extra_arguments=["--log-level=ERROR"],  # else: a warning about TCP for each start
                 on_cell_start=watch.cell_starts,
