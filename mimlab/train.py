@@ -146,7 +146,10 @@ def _train(cfg, run, report):
         log.tokens(tokenizer, images, grid)
 
     # -- steps --------------------------------------------------------------------------------------
-    batches = Batches(images, plain.views(cfg.image_size, **cfg.augment), cfg, each)
+    views = plain.views(cfg.image_size, **cfg.augment)
+    if tokenizer is not None and tokenizer.costly and views.variants:
+        tokenizer.remember(views.variants * len(images))
+    batches = Batches(images, views, cfg, each)
     loader = DataLoader(batches, batch_size=None, sampler=range(start, steps), num_workers=cfg.workers)
     method.train()
     last_good = start if saved else None

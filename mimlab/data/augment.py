@@ -73,6 +73,12 @@ class Augment:
         self.grey, self.blur, self.solarize = grey, blur, solarize
         self.blur_side = blur_side or size
 
+    @property
+    def variants(self):
+        """How many different views of an image there are, or None where no two need be the same."""
+        changed = (any(self.jitter) and self.jitter_p) or self.grey or self.blur or self.solarize
+        return None if self.scale is not None or changed else (2 if 0 < self.flip < 1 else 1)
+
     def __call__(self, images, generator):
         return self.apply(images, self.draw(len(images), generator))
 

@@ -34,12 +34,19 @@ class Base(nn.Module):
 
     wants = "patches"
     can_decode = True
+    costly = False  # costs more than a model's step: tokens of views that come again are worth keeping
 
     def __init__(self, vocab, patch):
         super().__init__()
         whole("vocab", vocab, 2)
         whole("patch", patch, 1)
         self.vocab, self.patch = vocab, patch
+
+    def remember(self, most):
+        """Keep the tokens of at most `most` images, so that the same pixels are tokenized once."""
+        from mimlab.tokenizers._memory import Memory
+
+        self.forward = Memory(self.forward, most, self.vocab)
 
     def ready(self):
         """Refuse what `fit` would refuse without any data, such as a missing file."""

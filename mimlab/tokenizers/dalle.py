@@ -107,6 +107,7 @@ class Tokenizer(Base):
     """
 
     wants = "files"
+    costly = True
 
     def __init__(self, vocab=8192, patch=STRIDE, *, encoder=None, decoder=None, width=256, blocks=2, first=128):
         super().__init__(vocab, patch)

@@ -159,3 +159,29 @@ def test_beit_trains_on_its_tokens_and_the_run_needs_no_files(sources, tmp_path)
     filled = method.eval().reconstruct(images, mask)
     assert filled.images.shape == images.shape
     assert torch.equal(method.tokenizer.encoder.blocks["input"].w, load(cases("dalle_encoder")[0])[0]["blocks.input.w"])
+
+
+def test_views_that_come_again_are_tokenized_once_and_the_losses_stay(sources, tmp_path, monkeypatch):
+    given, vocab = sources
+    asked, plain = [], Tokenizer.forward
+
+    def forward(self, images, grid):
+        asked.append(len(images))
+        return plain(self, images, grid)
+
+    monkeypatch.setattr(Tokenizer, "forward", forward)
+    losses = {}
+    for name, costly in (("kept", True), ("anew", False)):
+        monkeypatch.setattr(Tokenizer, "costly", costly)
+        asked.clear()
+        run = mimlab.pretrain(
+            mimlab.Pretrain(
+                method="beit", encoder="vit", encoder_args={"dim": 24, "depth": 1, "heads": 3}, fraction=0.004, patch_size=7, epochs=6,
+                batch_size=16, out=str(tmp_path), run=name, knn_every=0, film=0, vocab=vocab, tokenizer="dalle", tokenizer_args=given,
+                mask="random", augment={"scale": None, "flip": 0.5, "jitter_p": 0.0}, log_every=1,
+            )
+        )  # fmt: skip
+        losses[name] = [row["loss"] for row in run.metrics() if "loss" in row], sum(asked)
+    images = len(run.data("train"))
+    assert losses["kept"][0] == losses["anew"][0]
+    assert losses["anew"][1] - losses["kept"][1] >= 6 * (images // 16 * 16) - 2 * images > 0
