@@ -184,7 +184,9 @@ def test_environment_and_pyproject_ask_for_the_same():
 def test_constraints_are_within_the_bounds():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    lowest = dict(requirement(text) for text in project["dependencies"] + extras["browser"] + extras["static"])
+    lowest = dict(
+        requirement(text) for text in project["dependencies"] + extras["browser"] + extras["static"] + extras["peers"]
+    )
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         if line and not line.startswith("#"):
             name, version = line.split("==")
