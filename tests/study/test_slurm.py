@@ -42,7 +42,7 @@ def jobs(here, notebook_writer):
     return plan.plan(spec.read("count.yaml"))
 
 
-def until(condition, patience=90):
+def until(condition, patience=300):
     end = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < end, "not in time"
