@@ -101,21 +101,14 @@ def _train(cfg, run, report):
 
     # -- model --------------------------------------------------------------------------------------
     torch.manual_seed(cfg.seed)
-    from mimlab.blocks import compile_blocks, recompute
-
     classes = len(images.classes) if images.classes else None
-    plain = cfg.build(tokenizer, classes)
+    plain = cfg.build_to_train(tokenizer, classes)
     if "classes" in options(type(plain).__init__):  # refused before the folder is begun
         images.require_labels()
     if first:
         run.start(cfg, images, plain.encoder.spec)
     if run.finished:
         return run
-
-    if cfg.compile:
-        compile_blocks(plain)
-    if cfg.recompute:
-        recompute(plain)
 
     # -- optimiser ----------------------------------------------------------------------------------
     peak, floor = (rate * cfg.batch_size / 256 for rate in (cfg.lr, cfg.min_lr))

@@ -439,3 +439,12 @@ def test_probes_stay_cheap_beside_what_is_trained(tmp_path):
     bank, test = train.probed(cfg, train.open_data(cfg, "train"))
     assert len(bank) == len(test) == 1000
     assert set(np.bincount(bank.labels)) == set(np.bincount(test.labels)) == {100}
+
+
+@pytest.mark.parametrize("method", ["splitmask", "cae", "cim"])
+def test_recomputed_blocks_train_to_the_same_losses(method, tmp_path):
+    found = []
+    for name, recompute in (("kept", False), ("again", True)):
+        cfg = settings(tmp_path, method=method, run=name, recompute=recompute, drop_path=0.3)
+        found.append(losses(mimlab.pretrain(cfg)))
+    assert found[0] == found[1] and len(found[0]) > 1

@@ -103,7 +103,7 @@ class Ours(Case):
         known = None
         if cfg.tokenizer != "none":
             known = Known(self.tokenizer or cfg.build().tokenizer)
-        method = cfg.build(known, CLASSES).to(device).train()
+        method = cfg.build_to_train(known, CLASSES).to(device).train()
         ready = inputs(cfg, method, device)
         if known is not None:
             known.ids = ready.ids

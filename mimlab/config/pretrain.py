@@ -245,6 +245,17 @@ class Pretrain(Settings):
         told = {"classes": classes} if "classes" in options(cls.__init__) else {}
         return cls(encoder, tokenizer, **told, **self.method_args)
 
+    def build_to_train(self, tokenizer=None, classes=None):
+        """The same, with its blocks compiled and recomputed as the settings say."""
+        from mimlab.blocks import compile_blocks, recompute
+
+        method = self.build(tokenizer, classes)
+        if self.compile:
+            compile_blocks(method)
+        if self.recompute:
+            recompute(method)
+        return method
+
     @property
     def token_patch(self):
         """Pixels of a patch as the tokenizer sees it: 8 as in the paper (section 3.3), or the whole small patch."""

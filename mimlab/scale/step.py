@@ -21,7 +21,7 @@ class Step:
     def __init__(self, cfg, zeros=False):
         """`zeros`: all weights are 0, where only the shapes matter: drawing a ViT-B's takes longer than its step."""
         torch.manual_seed(cfg.seed)
-        self.method = (empty(cfg) if zeros else cfg.build(classes=CLASSES)).train()
+        self.method = (empty(cfg) if zeros else cfg.build_to_train(classes=CLASSES)).train()
         generator, n = generator_for(cfg.seed, 0, "scale"), self.method.encoder.grid[0] * self.method.encoder.grid[1]
         raw = torch.randint(256, (cfg.batch_size, 3, cfg.cache_size, cfg.cache_size), generator=generator).byte()
         views = self.method.views(cfg.image_size, **cfg.augment)(raw, generator)
