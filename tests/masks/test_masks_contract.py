@@ -263,11 +263,15 @@ def test_pixels_repeats_each_patch():
 
 
 LIMIT = 5e-3  # s for 256 masks of 14 x 14, of the fastest of many
+SHARE = 0.05  # of the embedding, which takes 0.1 s on the core that the limit was set on
 
 
 @every_strategy
 def test_a_batch_of_masks_costs_next_to_nothing(name, given):
-    """Processor time of the fastest of many, which other work on the machine does not change; looking costs extra."""
+    """Processor time of the fastest of many, which other work on the machine hardly changes; looking costs extra.
+
+    On a slow or shared core the limit is a share of what embedding the patches of these images costs right then.
+    """
     if masks.looks(name):
         return
     generator, times = seeded(), []
@@ -277,7 +281,18 @@ def test_a_batch_of_masks_costs_next_to_nothing(name, given):
         times.append(time.thread_time() - start)
         if min(times) < LIMIT:
             break
-    assert min(times) < LIMIT, f"{min(times) * 1e3:.1f} ms"
+    limit = LIMIT if min(times) < LIMIT else max(LIMIT, SHARE * embedding())
+    assert min(times) < limit, f"{min(times) * 1e3:.1f} ms, limit {limit * 1e3:.1f}"
+
+
+def embedding():
+    """Processor seconds of the patch embedding of 256 images, 196 patches of 16 pixels to 192 numbers: fastest of a few."""
+    patches, weights, times = torch.ones(256 * 196, 768), torch.ones(768, 192), []
+    for _ in range(5):
+        start = time.thread_time()
+        patches @ weights
+        times.append(time.thread_time() - start)
+    return min(times)
 
 
 def test_every_file_names_its_source():
