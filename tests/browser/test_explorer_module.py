@@ -486,7 +486,7 @@ def test_what_the_run_is_called_clears_answers_and_what_is_said_of_it_does_not(s
     page.evaluate("(run) => model.set('run', run)", RUN | {"name": "mae-vit-emoji-s0"})
     settle(page)
     assert role(page, "panel").get_attribute("data-stale") == "1" and len(sent(page, "look")) == 2
-    assert role(page, "filled").get_attribute("src") is None
+    assert role(page, "filled").get_attribute("data-empty") == "" and not role(page, "filled").is_visible()
 
 
 def test_questions_while_dragging_keep_their_distance(show):
@@ -634,7 +634,10 @@ def test_the_exported_page_is_alive_without_kernel_and_network(show, tmp_path):
     page.goto(path.as_uri())
     ready(page)
     np.testing.assert_array_equal(shown(page), wanted)
-    assert role(page, "panel").get_attribute("data-stale") == "0" and role(page, "filled").get_attribute("src")
+    assert (
+        role(page, "panel").get_attribute("data-stale") == "0"
+        and role(page, "filled").get_attribute("data-empty") is None
+    )
     set_ratio(page, 70)
     np.testing.assert_array_equal(shown(page), sample("random", 6, GRID, 70))
     assert role(page, "panel").get_attribute("data-stale") == "1"
