@@ -96,6 +96,18 @@ def test_the_same_images_without_labels_for_pretraining(train):
     assert plain.source("mimlab.detection.data.scenes").fingerprint("train", train=4) == drawn.fingerprint
 
 
+def test_single_objects_have_the_class_as_label():
+    from mimlab import data as plain
+
+    options = {"train": 6, "layout": "object", "classes": "emoji"}
+    images, drawn = (
+        plain.open("mimlab.detection.data.scenes", "train", size=64, **options),
+        data.open("scenes", "train", options),
+    )
+    assert images.classes == drawn.classes
+    assert images.labels.tolist() == [int(drawn.item(index).labels) - 1 for index in range(6)]
+
+
 def test_refusals():
     for options, said in (
         ({"layout": "scen"}, "did you mean 'scene'"),

@@ -2,7 +2,7 @@
 `item(index)` (a `Picture`), `shared(other)` (how many of its images another split has too), `fingerprint` (a text).
 
 The same files serve `mimlab.data` by their dotted names: `--data mimlab.detection.data.scenes` pre-trains on the same
-images, without their labels.
+images, without their boxes and masks (of scenes with one object, its class is the image's label).
 """
 
 import io
@@ -73,14 +73,21 @@ def open(name, split, options):
     return module.open(split, **options)
 
 
-def unlabelled(pictures):
-    """The images alone, as `mimlab.data` wants a source: a `datasets.Dataset` with the column image."""
+def rows(pictures, labelled=False):
+    """The images, as `mimlab.data` wants a source: a `datasets.Dataset` with the column image; `labelled`: and label.
+
+    `labelled` is for pictures of one object each, whose class is the label, from 0.
+    """
     import datasets
     from PIL import Image
 
-    rows = []
+    columns, features = {"image": []}, {"image": datasets.Image()}
+    if labelled:
+        columns["label"], features["label"] = [], datasets.ClassLabel(names=list(pictures.classes))
     for index in range(len(pictures)):
-        file = io.BytesIO()
-        Image.fromarray(pictures.item(index).image.permute(1, 2, 0).numpy()).save(file, "PNG", compress_level=1)
-        rows.append({"bytes": file.getvalue(), "path": None})
-    return datasets.Dataset.from_dict({"image": rows}, features=datasets.Features(image=datasets.Image()))
+        picture, file = pictures.item(index), io.BytesIO()
+        Image.fromarray(picture.image.permute(1, 2, 0).numpy()).save(file, "PNG", compress_level=1)
+        columns["image"].append({"bytes": file.getvalue(), "path": None})
+        if labelled:
+            columns["label"].append(picture.labels.item() - 1)
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))

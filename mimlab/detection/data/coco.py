@@ -17,7 +17,7 @@ import torch
 
 from mimlab import remote
 from mimlab.data import cache
-from mimlab.detection.data import SPLITS, annotated, unlabelled
+from mimlab.detection.data import SPLITS, annotated, rows
 from mimlab.errors import Refused
 
 NAMES = {"train": ("train",), "test": ("test", "val", "validation")}  # what a split may be called
@@ -54,7 +54,7 @@ def fingerprint(split, *, path=None, train_json=None, test_json=None, images=Non
 
 def load(split, *, path=None, train_json=None, test_json=None, images=None, most=None):
     """For `mimlab.data`: the images without labels."""
-    return unlabelled(open(split, path=path, train_json=train_json, test_json=test_json, images=images, most=most))
+    return rows(open(split, path=path, train_json=train_json, test_json=test_json, images=images, most=most))
 
 
 class Coco:

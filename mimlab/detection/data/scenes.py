@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from mimlab.data import cache, emoji, photographs
-from mimlab.detection.data import SPLITS, annotated, unlabelled
+from mimlab.detection.data import SPLITS, annotated, rows
 from mimlab.errors import Refused
 
 KEPT = 0.65  # of a photograph's longer side are for training
@@ -52,8 +52,9 @@ def fingerprint(split, *, size=96, train=1000, test=200, layout="scene", classes
 
 
 def load(split, *, size=96, train=1000, test=200, layout="scene", classes="group", seed=0):
-    """For `mimlab.data`: the images without labels."""
-    return unlabelled(open(split, size=size, train=train, test=test, layout=layout, classes=classes, seed=seed))
+    """For `mimlab.data`: the images; of layout "object" with the class of the object as label."""
+    pictures = open(split, size=size, train=train, test=test, layout=layout, classes=classes, seed=seed)
+    return rows(pictures, labelled=layout == "object")
 
 
 class Scenes:
@@ -62,7 +63,17 @@ class Scenes:
     def __init__(self, split, count, size, layout, classes, seed):
         self.split, self.count, self.size, self.layout, self.seed = split, count, size, layout, seed
         self.drawings, self.labels, self.classes = _emoji(split, classes)
-        parts = ("scenes", split, count, size, layout, classes, seed, emoji.SHA256, photographs.fingerprint(split))
+        parts = (
+            "scenes, labels of single objects",
+            split,
+            count,
+            size,
+            layout,
+            classes,
+            seed,
+            emoji.SHA256,
+            photographs.fingerprint(split),
+        )
         self.fingerprint = cache.digest(*parts)
 
     def __len__(self):
