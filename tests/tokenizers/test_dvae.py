@@ -6,7 +6,8 @@ import torch
 import mimlab
 from mimlab import tokenizers
 from mimlab.errors import Refused
-from mimlab.tokenizers import dvae, patchify
+from mimlab.layers import patchify
+from mimlab.tokenizers import dvae
 from mimlab.tokenizers.dvae import Codes, Tokenizer
 from mimlab.tokenizers.kmeans import lloyd
 
@@ -174,10 +175,10 @@ def test_fitted_once_then_read_and_decided_by_the_seed(store, monkeypatch):
 
 
 def test_images_are_given_as_the_model_sees_them(store):
-    drawn = tokenizers._images(Stand(n=20), (4, 7), [32, 32], 4, 12, torch.Generator().manual_seed(0))
+    drawn = tokenizers.drawn_images(Stand(n=20), (4, 7), [32, 32], 4, 12, torch.Generator().manual_seed(0))
     assert drawn.shape == (12, 3, 16, 28) and drawn.dtype == torch.uint8
     plain = Stand(n=20)
-    drawn = tokenizers._images(plain, (8, 8), [32, 32], 4, 100, torch.Generator().manual_seed(0))
+    drawn = tokenizers.drawn_images(plain, (8, 8), [32, 32], 4, 100, torch.Generator().manual_seed(0))
     order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
     assert torch.equal(drawn, plain.pixels[order])
 

@@ -5,7 +5,8 @@ import torch
 from oracle_cases import assert_close, cases, load
 
 from mimlab.find import find
-from mimlab.tokenizers import nearest, patchify
+from mimlab.layers import patchify
+from mimlab.tokenizers import nearest
 from mimlab.tokenizers.kmeans import lloyd
 
 every = pytest.mark.parametrize("case", cases("patch_tokenizers"))

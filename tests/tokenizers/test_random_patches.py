@@ -2,7 +2,7 @@
 
 import torch
 
-from mimlab.tokenizers import patchify
+from mimlab.layers import patchify
 from mimlab.tokenizers.random_patches import Tokenizer
 
 

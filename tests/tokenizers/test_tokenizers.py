@@ -9,6 +9,7 @@ import torch
 from mimlab import tokenizers
 from mimlab.errors import Refused
 from mimlab.find import find, names
+from mimlab.tokenizers import _codebook
 
 PATCHES = [name for name in names("tokenizers") if find("tokenizers", name).Tokenizer.wants == "patches"]
 every = pytest.mark.parametrize("name", PATCHES)  # those of networks have tests of their own
@@ -109,7 +110,7 @@ def test_flat_patches_have_one_token_each_time(name, store):
 def test_few_patches_at_a_time_give_the_same_ids(name, store, monkeypatch):
     tokenizer = fit(name)
     ids = tokenizer(images(), (8, 8))
-    monkeypatch.setattr(tokenizers, "ROOM", 24 * 7)
+    monkeypatch.setattr(_codebook, "ROOM", 24 * 7)
     assert torch.equal(tokenizer(images(), (8, 8)), ids)
 
 
@@ -182,7 +183,7 @@ def test_patches_come_from_different_images(store):
     data = Stand(n=200)
     data.pixels[:] = torch.arange(200).view(-1, 1, 1, 1)  # each image has its own grey
     generator = torch.Generator().manual_seed(0)
-    drawn = tokenizers._draw(data, (8, 8), [32, 32], 4, 96, generator)
+    drawn = tokenizers.drawn_patches(data, (8, 8), [32, 32], 4, 96, generator)
     assert len(drawn) == 96 and len(drawn[:, 0].unique()) == 96
 
 
