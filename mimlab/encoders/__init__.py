@@ -57,14 +57,18 @@ def model_name(name, known):
     return full
 
 
-def sized(name, known, image_size, patch, dim, depth, heads, normalise):
-    """timm's full name and the arguments that size it; a bare family name is 192 wide, 6 deep, with 3 heads."""
+def sized(name, known, image_size, patch, dim, depth, heads, normalise, sizes=None):
+    """timm's full name and the arguments that size it; a bare family name is 192 wide, 6 deep, with 3 heads.
+
+    `sizes` (dim, depth, heads) -> short name, where names differ by these alone: a bare family name of such a size is called so.
+    """
     if normalise not in PIXELS:
         raise Refused(f"encoder_args: normalise = {normalise!r}; there are: {', '.join(PIXELS)}")
     if "_" in name:
         full = model_name(name, known)
     else:
-        full, dim, depth, heads = next(iter(known.values())), dim or 192, depth or 6, heads or 3
+        dim, depth, heads = dim or 192, depth or 6, heads or 3
+        full = known[(sizes or {}).get((dim, depth, heads), next(iter(known)))]
     if dim is not None and heads is not None and (heads < 1 or dim % heads):
         good = ", ".join(str(h) for h in range(1, 33) if dim % h == 0)
         raise Refused(f"encoder_args: heads = {heads} does not divide dim = {dim}; heads could be: {good}")

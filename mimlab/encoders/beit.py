@@ -15,6 +15,7 @@ from mimlab.errors import Refused
 from mimlab.layers import sincos_2d
 
 KNOWN = {"beit_base": "beit_base_patch16_224", "beit_large": "beit_large_patch16_224"}
+SIZES = {(768, 12, 12): "beit_base", (1024, 24, 16): "beit_large"}
 BIASES = ("shared", "per_block", "none")
 
 
@@ -42,7 +43,7 @@ def create(
         raise Refused(f"encoder_args: bias = {bias!r}; there are: {', '.join(BIASES)}")
     if absolute not in (False, True, "sincos"):
         raise Refused(f"encoder_args: absolute = {absolute!r}; there are: False, True, sincos")
-    full, spec = sized(name, KNOWN, image_size, patch, dim, depth, heads, normalise)
+    full, spec = sized(name, KNOWN, image_size, patch, dim, depth, heads, normalise, SIZES)
     if absolute == "sincos" and spec.get("embed_dim", 4) % 4:
         raise Refused(f"encoder_args: dim = {dim} cannot have sincos positions: it must be a multiple of 4")
     spec |= {

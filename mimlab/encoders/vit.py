@@ -17,6 +17,12 @@ KNOWN = {
     "vit_base": "vit_base_patch16_224",
     "vit_large": "vit_large_patch16_224",
 }
+SIZES = {
+    (192, 12, 3): "vit_tiny",
+    (384, 12, 6): "vit_small",
+    (768, 12, 12): "vit_base",
+    (1024, 24, 16): "vit_large",
+}
 
 
 def create(
@@ -38,7 +44,7 @@ def create(
     """
     if positions not in ("learned", "sincos"):
         raise Refused(f"encoder_args: positions = {positions!r}; there are: learned, sincos")
-    full, spec = sized(name, KNOWN, image_size, patch, dim, depth, heads, normalise)
+    full, spec = sized(name, KNOWN, image_size, patch, dim, depth, heads, normalise, SIZES)
     if positions == "sincos" and spec.get("embed_dim", 4) % 4:
         raise Refused(f"encoder_args: dim = {dim} cannot have sincos positions: it must be a multiple of 4")
     if not class_token:

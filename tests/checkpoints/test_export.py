@@ -167,6 +167,18 @@ def test_timm_loads_the_folder_offline_with_equal_features(name, runs, tmp_path)
             assert torch.equal(back(images)[1], patches)  # the heads, too
 
 
+def test_a_timm_folder_of_an_official_file_has_its_timm_name(tmp_path):
+    from mimlab.export import timm_folder
+
+    small = timm.create_model("vit_small_patch16_224", img_size=32, num_classes=0)
+    torch.save({"model": small.state_dict()}, tmp_path / "official.pth")
+    encoder = checkpoints.encoder(tmp_path / "official.pth")
+    (tmp_path / "out").mkdir()
+    timm_folder(encoder, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["architecture"] == "vit_small_patch16_224"
+    assert equal(timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True), small)
+
+
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_files_of_a_run_folder_are_opened_with_its_settings(name, runs):
     """Heads of 8 channels and the pixels' statistics are told by config.json."""

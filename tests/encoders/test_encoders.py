@@ -124,6 +124,34 @@ def test_weights_load_into_timm_without_conversion(encoder, images, tmp_path):
     assert torch.allclose(model.forward_features(encoder.normalise(images)), want, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "called"),
+    [
+        ("vit", (192, 12, 3), "vit_tiny_patch16_224"),
+        ("vit", (384, 12, 6), "vit_small_patch16_224"),
+        ("vit", (768, 12, 12), "vit_base_patch16_224"),
+        ("vit", (1024, 24, 16), "vit_large_patch16_224"),
+        ("beit", (768, 12, 12), "beit_base_patch16_224"),
+        ("beit", (1024, 24, 16), "beit_large_patch16_224"),
+        ("vit", (768, 12, 8), "vit_tiny_patch16_224"),  # no name fits: the first one, with its sizes written out
+        ("beit", (384, 12, 6), "beit_base_patch16_224"),
+    ],
+)
+def test_a_size_that_timm_has_is_called_by_its_name(name, size, called):
+    """Official files are opened by their shapes, as `vit` or `beit`; the names of a family differ by size alone."""
+    options = dict(zip(("dim", "depth", "heads"), size, strict=True))
+    with torch.device("meta"):
+        made = encoders.create(name, 32, 16, **options)
+        assert made.spec["model_name"] == called
+        plain = timm.create_model(called, img_size=32, num_classes=0)
+    fits = {n: tuple(v.shape) for n, v in plain.state_dict().items()}
+    own = {n: tuple(v.shape) for n, v in made.trunk.state_dict().items()}
+    blocks = [{n: shape for n, shape in x.items() if n.startswith("blocks.0.mlp")} for x in (fits, own)]
+    assert (blocks[0] == blocks[1] and len(plain.blocks) == made.depth) == (
+        size in encoders.find("encoders", name).SIZES
+    )
+
+
 def test_stochastic_depth_rises(encoder):
     encoder.set_drop_path(0.3)
     rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in encoder.trunk.blocks]
