@@ -116,6 +116,15 @@ def test_another_strategy_drops_the_papers_options_for_its_own():
         ({"warmup_epochs": 30}, "warmup_epochs = 30"),
         ({"accumulate": 2}, "accumulate = 2: splitmask's loss compares the images"),
         ({"method": "mae", "accumulate": 3}, "use a multiple of 3"),
+        (
+            {"method": "simmim", "encoder": "xcit", "image_size": 32, "patch_size": 8, "accumulate": 2},
+            "accumulate = 2: encoder = xcit has BatchNorm, .*use accumulate = 1 .* or more processes, or .* vit or beit family",
+        ),
+        (
+            {"method": "supervised", "encoder": "resnet18", "encoder_args": {}, "image_size": 32, "patch_size": 8}
+            | {"accumulate": 4},
+            "accumulate = 4: encoder = resnet18 has BatchNorm",
+        ),
         ({"processes": 3, "device": "cpu"}, "use a multiple of 3"),
         ({"device": "gpu"}, "auto, cpu, cuda, mps"),
         ({"precision": "fp64"}, "no, bf16, fp16"),

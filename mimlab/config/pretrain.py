@@ -201,6 +201,13 @@ class Pretrain(Settings):
                 "would have fewer negatives than the whole; use accumulate = 1 with a smaller batch_size, or more processes"
             )
 
+        norms = torch.nn.modules.batchnorm._BatchNorm
+        if self.accumulate > 1 and any(isinstance(part, norms) for part in model.modules()):
+            raise Refused(
+                f"accumulate = {self.accumulate}: encoder = {self.encoder} has BatchNorm, whose statistics of a part are not those of the "
+                "whole; use accumulate = 1 with a smaller batch_size, or more processes, or an encoder of the vit or beit family"
+            )
+
     def check_parallel(self):
         """Refuse what cannot be cut."""
         from mimlab import masks
