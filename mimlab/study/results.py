@@ -1,17 +1,21 @@
 """The one table of a study: a row a combination and evaluation, made from the run folders each time.
 
 Columns: what the study varies, `run`, `state`, `said` (why it failed), `images`, `steps`, `images_per_s`, `hours` of
-training, `evaluation`, `start` ("scratch" for the encoder without pre-training), `values` (one a seed of the
-evaluation), every number that the evaluation gives, `low` and `high` (its 95 % interval); without evaluations the last loss and k-NN accuracy.
+training, `loss_first` and `loss_last` (means of the first and of the last `ENDS` steps, as far as `log_every` tells them apart), `evaluation`,
+`start` ("scratch" for the encoder without pre-training), `values` (one a seed of the evaluation), every number that the evaluation gives,
+`low` and `high` (its 95 % interval); without evaluations the last k-NN accuracy of training.
 """
 
 import csv
 import io
 import json
 
-from mimlab.study.state import FAILED, clock, failure, job_state, last, mark, save, task_state
+from mimlab.run import Run
+from mimlab.study.state import FAILED, clock, failure, job_state, mark, save, task_state
 
 FILE, GRID = "results.csv", "grid.json"
+ENDS = 20  # steps
+FALLING = "loss", "kl"  # and of DINO, whose loss rises while its centre forms, the distance from the teacher
 
 
 def rows(jobs):
@@ -37,14 +41,43 @@ def columns(jobs):
 
 def _training(job):
     """What the run logged."""
-    row = last(job.path / "metrics.jsonl") or {}
-    speed = row.get("images_per_s")
-    told = {"images": _images(job), "steps": row.get("step"), "images_per_s": speed}
-    if speed and row.get("step"):
-        told["hours"] = round(row["step"] * job.settings["batch_size"] / speed / 3600, 5)
+    rows = Run(job.path).metrics()
+    row = rows[-1] if rows else {}
+    trained = [one for one in rows if "images_per_s" in one]
+    told = {
+        "images": _images(job),
+        "steps": row.get("step"),
+        "images_per_s": trained[-1]["images_per_s"] if trained else None,
+    }
+    if trained:
+        told["hours"] = round(sum(_seconds(trained, job.settings["batch_size"])) / 3600, 5)
+    untrained = any(varied.get("method") == "none" for varied in job.varied)
+    for name in () if untrained else FALLING:
+        first, end = ends([one for one in trained if name in one], name)
+        told |= {} if first is None else {f"{name}_first": first, f"{name}_last": end}
     if not any(task.kind == "evaluate" for task in job.tasks):
-        told |= {name: row[name] for name in ("loss", "knn_top1") if name in row}
+        told |= {name: one[name] for one in rows for name in ("knn_top1",) if name in one}
     return told
+
+
+def _seconds(rows, batch):
+    """What each line of training took, by its speed."""
+    before = 0
+    for row in rows:
+        yield (row["step"] - before) * batch / row["images_per_s"]
+        before = row["step"]
+
+
+def ends(rows, name):
+    """Means of a quantity over the first and over the last `ENDS` steps, each line being a mean since the one before;
+    a line that reaches beyond counts where there is no other. (None, None) without lines."""
+    if not rows:
+        return None, None
+    steps = [0, *(row["step"] for row in rows)]
+    last = [row for row, before in zip(rows, steps, strict=False) if before >= steps[-1] - ENDS]
+    first = [row for row in rows if row["step"] <= ENDS]
+    parts = first or rows[:1], last or rows[-1:]
+    return tuple(round(sum(row[name] for row in part) / len(part), 6) for part in parts)
 
 
 def _images(job):
@@ -129,6 +162,22 @@ def planned(folder):
     except FileNotFoundError:
         return "", []
     return content["about"], [Job.read(job) for job in content["jobs"]]
+
+
+def outcome(rows, names):
+    """Of the rows of all that is done, what a terminal has room for; `names` are the columns that tell runs apart."""
+    numbers = [f"{name}_{end}" for name in FALLING for end in ("first", "last")]
+    found = []
+    for row in rows:
+        if row.get("state") == "done":
+            minutes = {"minutes": round(60 * row["hours"], 2)} if row.get("hours") else {}
+            told = [*numbers, "evaluation", "start", "top1", "knn_top1"]
+            found.append(
+                {name: row.get(name) for name in (*names, "steps")}
+                | minutes
+                | {name: row[name] for name in told if row.get(name) is not None}
+            )
+    return found
 
 
 def status(jobs, measured=None):

@@ -92,6 +92,26 @@ def test_the_table_has_a_row_a_run_and_evaluation_and_reads_back(study):
     assert results.read(found.folder.parent) == []
 
 
+def test_the_loss_of_the_first_and_of_the_last_twenty_steps(study):
+    """Each line is the mean since the one before. DINO's distance stands beside its loss; the untrained encoder has none."""
+    _, jobs = study
+    lines = [{"step": 0, "tokenizer_used": 3}]
+    for step in (10, 20, 30, 40, 45):
+        lines.append({"step": step, "loss": 100.0 - step, "kl": step / 10, "images_per_s": 64.0 if step < 45 else 32.0})
+    text = "".join(json.dumps(row) + "\n" for row in lines)
+    for job in (jobs[0], jobs[4]):
+        (job.path / "metrics.jsonl").write_text(text)
+    rows = results.rows(jobs)
+    first, scratch = rows[0], next(row for row in rows if row.get("start") == "scratch")
+    assert (first["loss_first"], first["loss_last"]) == (85.0, 57.5) and first["kl_last"] == 4.25
+    assert first["hours"] == round((40 + 10) / 3600, 5) and "loss_first" not in scratch
+    shown = results.outcome(rows, ["method", "fraction"])
+    assert {row["method"] for row in shown} == {"mae", "none"} and len(shown) == 4
+    assert shown[0]["minutes"] == round(60 * first["hours"], 2) and shown[0]["top1"] == 51.0
+    few = [{"step": 50, "loss": 3.0}]
+    assert results.ends(few, "loss") == (3.0, 3.0) and results.ends([], "loss") == (None, None)
+
+
 def test_the_status_says_where_each_is(study):
     _, jobs = study
     assert results.counts(jobs) == {"done": 2, "failed": 1, "stopped": 1, "queued": 2}
