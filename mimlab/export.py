@@ -62,7 +62,9 @@ def official(run, method, encoder, format, folder):
         raise Refused(f"format = {format!r} has no names for encoder = {have}; use {good}")
     index = beit.index_tables(encoder.trunk) if format == "beit" else {}
     files = {"encoder.pth": encoder.trunk.state_dict() | index}
-    if run.settings.method == format and not run.settings.method_args.get("mask_in_encoder"):  # MAE's code has no such
+    told = run.settings.method_args
+    ours = told.get("mask_in_encoder") or told.get("target", "pixels") != "pixels"  # of which MAE's code has nothing
+    if run.settings.method == format and not ours:
         state = {n: value for n, value in method.state_dict().items() if not n.startswith("tokenizer.")}
         files["method.pth"] = {names.theirs(n): value for n, value in state.items()} | index
     for name, state in files.items():

@@ -109,6 +109,9 @@ def _train(cfg, run, report):
         run.start(cfg, images, plain.encoder.spec)
     if run.finished:
         return run
+    saved = run.checkpoints()
+    if not saved:  # else they have it
+        plain.learn(images, generator_for(cfg.seed, 0, "learn"))
 
     # -- optimiser ----------------------------------------------------------------------------------
     peak, floor = (rate * cfg.batch_size / 256 for rate in (cfg.lr, cfg.min_lr))
@@ -119,7 +122,6 @@ def _train(cfg, run, report):
     warmup = round(steps * cfg.warmup_epochs / cfg.epochs)
 
     # -- resume -------------------------------------------------------------------------------------
-    saved = run.checkpoints()
     start = max(saved, default=0)
     if saved:
         try:

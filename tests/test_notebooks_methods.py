@@ -26,6 +26,13 @@ SMALL = {
 RUNS = {name: {"method": name} | SMALL.get(name, {}) for name in names("methods")}
 RUNS |= {
     "revdet": {"method": "cim", "method_args": SMALL["cim"]["method_args"] | {"objective": "revdet"}},
+    "mae_tokens": {
+        "method": "mae",
+        "tokenizer": "kmeans",
+        "method_args": SMALL["mae"]["method_args"] | {"target": "tokens"},
+    },
+    "mae_pca": {"method": "mae", "method_args": SMALL["mae"]["method_args"] | {"target": "pca"}},
+    "simmim_coarser": {"method": "simmim", "method_args": {"head": "blocks", "coarser": 7}},
     "xcit": {"method": "beit", "encoder": "xcit", "image_size": 32, "patch_size": 8},
     "resnet": {"method": "supervised", "encoder": "resnet18", "encoder_args": {}},
     "one_head": {"method": "beit", "encoder_args": {"dim": 24, "depth": 1, "heads": 1}, "patch_size": 14},

@@ -93,6 +93,24 @@ def test_many_processes_train_as_one(processes, which, alone, tmp_path):
         same_training(alone[settings["method"]], run_of(settings))
 
 
+def test_what_is_learned_from_the_images_is_the_same_on_every_process(tmp_path):
+    """MAE's principal components, and the tokenizer of its tokens."""
+    args = PARTS["mae"]["method_args"]
+    forms = {"pca": {}, "tokens": {"tokenizer": "kmeans"}}
+    forms = {name: more | {"method_args": args | {"target": name}} for name, more in forms.items()}
+    one = {n: mimlab.pretrain(mimlab.Pretrain(**given("mae", tmp_path / "one", **more))) for n, more in forms.items()}
+    many = {
+        (name, kind): given("mae", tmp_path / kind, processes=2, parallel=kind, **more)
+        for name, more in forms.items()
+        for kind in ("ddp", "fsdp")
+    }
+    together(2, list(many.values()))
+    for (name, _), settings in many.items():
+        same_training(one[name], run_of(settings))
+    kept = [load_file(run.path / "method.safetensors") for run in (one["pca"], run_of(many["pca", "fsdp"]))]
+    assert torch.equal(*(state["components.basis"] for state in kept)) and kept[0]["components.basis"].any()
+
+
 @pytest.mark.slow
 def test_parts_are_looked_at_saved_and_go_on_as_copies(tmp_path):
     """k-NN and film in training are of the whole method; two processes with parts stop, one alone goes on."""

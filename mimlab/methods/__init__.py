@@ -89,6 +89,15 @@ def judged(logits, ids, most=5):
     return Judged(*judge_tokens(logits, ids), Tokens(ids, likely, chance, rank))
 
 
+def decoded(tokenizer, logits, images, grid):
+    """What a tokenizer draws for logits (B, N, K), at the size of `images`, as `Filled`; None if it draws nothing."""
+    if not tokenizer.can_decode:
+        return None
+    filled = nn.functional.interpolate(tokenizer.expected(logits, grid), size=images.shape[2:], mode="nearest")
+    note = "what the tokenizer draws for the predicted probabilities; what it draws over visible patches was never asked of it"
+    return Filled(filled, note)
+
+
 class Method(nn.Module):
     """An objective over an encoder and perhaps a tokenizer.
 
@@ -116,6 +125,11 @@ class Method(nn.Module):
     def forward(self, batch, mask, progress):
         """`Batch`, bool (B, N) with True = hidden (None for a method that hides nothing), `Progress` -> `Output`."""
         raise NotImplementedError
+
+    def learn(self, images, generator):
+        """Before the first step of a run: take what the objective must know of the training images (`mimlab.data.Images`)
+        into buffers; it is in every checkpoint. `generator` draws the same on every process.
+        """
 
     def before_step(self, progress):
         """With the gradients there, before the optimiser's step."""

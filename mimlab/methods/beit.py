@@ -27,7 +27,7 @@ from torch import nn
 from mimlab.errors import Refused
 from mimlab.layers import token_logs, truncated
 from mimlab.masks import hidden_ids
-from mimlab.methods import Filled, Method, Output, judged
+from mimlab.methods import Method, Output, decoded, judged
 from mimlab.token_loss import token_loss
 
 RECIPE = {
@@ -121,11 +121,4 @@ class BEiT(Method):
         return f"{self.vocabulary}, by one linear layer on the encoder; there is no decoder"
 
     def reconstruct(self, images, mask):
-        if not self.tokenizer.can_decode:
-            return None
-        filled = self.tokenizer.expected(self.predict(images, mask), self.encoder.grid)
-        filled = nn.functional.interpolate(filled, size=images.shape[2:], mode="nearest")
-        return Filled(
-            filled,
-            "what the tokenizer draws for the predicted probabilities; what it draws over visible patches was never asked of it",
-        )
+        return decoded(self.tokenizer, self.predict(images, mask), images, self.encoder.grid)

@@ -2,26 +2,32 @@
 
 1. Square units of 32 pixels, 60 % of them, are hidden at random (section 3.2); their patch embeddings are replaced by
    a learned mask token, so the encoder processes every position.
-2. The head is one linear layer from each output to the pixels of its patch (section 3.3).
+2. The head is one linear layer from each output to the pixels of its patch (section 3.3); heavier ones, which the paper
+   compares it with (its table of prediction heads), are [`head`].
 3. The target is raw RGB, normalised by ImageNet's mean and deviation; the loss is the mean absolute error over hidden
-   pixels (section 3.4), or the squared or smooth one, which the paper compares it with (section 4.1).
+   pixels (section 3.4), or the squared or smooth one [`loss`], or that of a coarser picture (its table of target
+   resolutions), whose pixels are means of squares [`coarser`: their side].
 
 Official code: microsoft/SimMIM, models/simmim.py, models/vision_transformer.py, data/data_simmim.py, main_simmim.py,
 configs/vit_base__800ep. Its ViT-B is BEiT's transformer on ImageNet's statistics: `encoder = beit_base` with
 `encoder_args = {"normalise": "imagenet"}`.
 
 Differs from the paper: the warm-up begins at 0, not at the code's 5e-7; the code rounds 60 % up to whole units, here the share hidden at its two
-image sizes is fixed, so that at others one unit may be hidden in part. Swin, the paper's main encoder, is missing,
-and of what the paper compares the heavier heads and the coarser or finer targets. Its restoring of all pixels instead
-of predicting the hidden ones is [`all_patches`].
+image sizes is fixed, so that at others one unit may be hidden in part. Swin, the paper's main encoder, is missing, and with it
+its heaviest heads, inverse Swins; in their place, as heavy in proportion, are two transformer blocks over all patches
+before the linear layer (`head = "blocks"`). The hidden width of the MLP, which the paper does not tell, is the encoder's. Its
+restoring of all pixels instead of predicting the hidden ones is [`all_patches`].
 """
 
 import math
+from typing import Annotated, Literal
 
 import torch
+from timm.models.vision_transformer import Block
 from torch import nn
 from torch.nn import functional as F
 
+from mimlab import blocks
 from mimlab.errors import Refused
 from mimlab.find import closest
 from mimlab.layers import patchify, truncated, unpatchify
@@ -50,13 +56,27 @@ RECIPE = {
         "drop_path": 0.1,
     }
 }
+HEADS = {"linear": "one linear layer on", "mlp": "an MLP of two layers on", "blocks": "two transformer blocks after"}
 LOSSES = {"l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss, "l2": F.mse_loss}
 
 
 class SimMIM(Method):
-    """Pixels of hidden patches, or of `all_patches`, by one linear layer; the encoder sees mask tokens at hidden ones."""
+    """Pixels of hidden patches, or of `all_patches`, by a light head; the encoder sees mask tokens at hidden ones.
 
-    def __init__(self, encoder, tokenizer=None, *, loss="l1", all_patches: bool = False):
+    `head`: "linear", "mlp" (two layers) or "blocks" (two transformer blocks). `coarser`: side in pixels of the squares whose
+    means are predicted; it must divide the patch, and 1 is every pixel.
+    """
+
+    def __init__(
+        self,
+        encoder,
+        tokenizer=None,
+        *,
+        loss="l1",
+        head: Literal["linear", "mlp", "blocks"] = "linear",
+        coarser: Annotated[int, (1, 64)] = 1,
+        all_patches: bool = False,
+    ):
         super().__init__(encoder, None)
         if tokenizer is not None:
             raise Refused("tokenizer: simmim predicts pixels and takes none; use tokenizer = none")
@@ -64,16 +84,26 @@ class SimMIM(Method):
             raise Refused(
                 "simmim replaces hidden patches, which this encoder cannot; use one of the vit, beit or xcit family, or method = cim"
             )
-        if loss not in LOSSES:
-            raise Refused(f"method_args: loss = {loss!r}{closest(loss, LOSSES)}; there are: {', '.join(LOSSES)}")
+        for name, value, known in (("loss", loss, LOSSES), ("head", head, HEADS)):
+            if value not in known:
+                raise Refused(f"method_args: {name} = {value!r}{closest(value, known)}; there are: {', '.join(known)}")
+        if coarser < 1 or encoder.patch % coarser:
+            good = ", ".join(str(side) for side in range(1, encoder.patch + 1) if encoder.patch % side == 0)
+            raise Refused(
+                f"method_args: coarser = {coarser} does not divide patch_size = {encoder.patch}; it could be: {good}"
+            )
         self.distance, self.all_patches = LOSSES[loss], all_patches
+        self.kind, self.coarser, self.side = head, coarser, encoder.patch // coarser
         encoder.train_cls(False)  # the loss is on patches alone
         self.mask_token = nn.Parameter(torch.zeros(1, 1, encoder.dim))
-        self.head = nn.Linear(encoder.dim, 3 * encoder.patch**2)
+        self.before = Before(encoder.dim) if head == "blocks" else None
+        self.head = nn.Linear(encoder.dim, 3 * self.side**2)
+        if head == "mlp":
+            self.head = nn.Sequential(nn.Linear(encoder.dim, encoder.dim), nn.GELU(), self.head)
         self.start()
 
     def start(self):
-        """Initial weights of models/vision_transformer.py: BEiT's; the head keeps torch's default."""
+        """Initial weights of models/vision_transformer.py: BEiT's; the head keeps torch's and timm's defaults."""
         trunk = self.encoder.trunk
         trunk.apply(lambda module: truncated(module, at=1.0))
         projection, drawn = trunk.patch_embed.proj, [self.mask_token, trunk.cls_token, trunk.pos_embed]
@@ -88,15 +118,19 @@ class SimMIM(Method):
             block.mlp.fc2.weight.data /= math.sqrt(2 * depth)
 
     def target(self, images):
-        """Normalised pixels of each patch, (B, N, 3 * patch * patch), in the order channel, row, column."""
-        return patchify(self.encoder.normalise(images), self.encoder.patch)
+        """Normalised pixels of each patch, or means of squares of them, (B, N, 3 * side * side), in the order channel, row,
+        column; `side` values make the side of a patch."""
+        return patchify(F.avg_pool2d(self.encoder.normalise(images), self.coarser), self.side)
 
     def encode(self, images, mask, rows=None):
-        """Encoder outputs of all patches, or those at `rows` (B, M), hidden ones replaced: (B, N or M, D)."""
-        return self.encoder(images, mask, fill=self.mask_token[0, 0], rows=rows)[1]
+        """Outputs that the last layers of the head read, of all patches, or those at `rows` (B, M), hidden ones replaced:
+        (B, N or M, D)."""
+        if self.before is None:
+            return self.encoder(images, mask, fill=self.mask_token[0, 0], rows=rows)[1]
+        return self.before(self.encoder(images, mask, fill=self.mask_token[0, 0])[1], rows)
 
     def forward(self, batch, mask, progress):
-        """`prediction`: pixels of the patches predicted, (patches in the batch, 3 * patch * patch), image by image."""
+        """`prediction`: pixels of the patches predicted, (patches in the batch, 3 * side * side), image by image."""
         target = self.target(batch.images)
         if self.all_patches:
             patches, target = self.encode(batch.images, mask).flatten(0, 1), target.flatten(0, 1)
@@ -106,12 +140,12 @@ class SimMIM(Method):
             where = hidden_ids(mask, mask.shape[1] - batch.visible)
             patches, target = self.encode(batch.images, mask, where).flatten(0, 1), take(target, where).flatten(0, 1)
         prediction = self.head(patches)
-        pixels = len(target) * self.encoder.patch**2
+        pixels = len(target) * self.side**2
         loss = self.distance(prediction.float(), target, reduction="sum") / (pixels + 1e-5) / 3
         return Output(loss, {}, prediction)
 
     def predict(self, images, mask):
-        """Predicted pixels of every patch, visible ones too, (B, N, 3 * patch * patch)."""
+        """Predicted pixels of every patch, visible ones too, (B, N, 3 * side * side)."""
         return self.head(self.encode(images, mask))
 
     def judge(self, images, mask):
@@ -120,9 +154,29 @@ class SimMIM(Method):
 
     @property
     def predicts(self):
-        return "pixels, by one linear layer on the encoder; there is no decoder"
+        what = "pixels" if self.coarser == 1 else f"pixels at 1/{self.coarser} of the resolution"
+        return f"{what}, by {HEADS[self.kind]} the encoder; there is no decoder"
 
     def reconstruct(self, images, mask):
-        filled = unpatchify(self.predict(images, mask).float(), self.encoder.grid, self.encoder.patch)
+        filled = unpatchify(self.predict(images, mask).float(), self.encoder.grid, self.side)
+        filled = F.interpolate(filled, scale_factor=self.coarser, mode="nearest")
         note = "predicted pixels; what it draws over visible patches was never asked of it"
+        if self.coarser > 1:
+            note += f"; each value is the mean of {self.coarser} x {self.coarser} pixels"
         return Filled(self.encoder.normalise.back(filled).clamp(0, 1), note)
+
+
+class Before(nn.Module):
+    """Two transformer blocks, with heads of 64 channels where that divides the width, and a norm: (B, N, D) -> (B, N, D),
+    or (B, M, D) at `rows`."""
+
+    def __init__(self, dim):
+        super().__init__()
+        heads = next(dim // width for width in (64, 32, 16, 8, dim) if dim % width == 0)
+        self.blocks = nn.ModuleList(Block(dim, heads, qkv_bias=True) for _ in range(2))
+        blocks.adopt(self.blocks)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+
+    def forward(self, x, rows=None):
+        first, last = self.blocks
+        return self.norm(blocks.run(last, first(x), rows))

@@ -31,7 +31,7 @@ from mimlab.distributed import gather, rank, world
 from mimlab.errors import Refused
 from mimlab.layers import token_logs, truncated
 from mimlab.masks import hidden_ids, visible_ids
-from mimlab.methods import Filled, Method, Output, judged
+from mimlab.methods import Method, Output, decoded, judged
 from mimlab.token_loss import token_loss
 
 PAPER = {  # section 5.1: "follow Bao et al."; no colour jitter
@@ -267,11 +267,6 @@ class SplitMask(Method):
 
     def reconstruct(self, images, mask):
         """What branch A fills in."""
-        if not self.inpaint or not self.tokenizer.can_decode:
+        if not self.inpaint:
             return None
-        filled = self.tokenizer.expected(self.first(images, mask), self.encoder.grid)
-        filled = nn.functional.interpolate(filled, size=images.shape[2:], mode="nearest")
-        return Filled(
-            filled,
-            "what the tokenizer draws for the predicted probabilities; what it draws over visible patches was never asked of it",
-        )
+        return decoded(self.tokenizer, self.first(images, mask), images, self.encoder.grid)

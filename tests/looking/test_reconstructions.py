@@ -36,11 +36,14 @@ GENERATOR = {"generator_dim": 16, "generator_depth": 1, "generator_heads": 2, "w
 KINDS = {
     "mae": {"method": "mae", "method_args": DECODER},
     "mae_pixels": {"method": "mae", "method_args": DECODER | {"norm_pix": False}},
+    "mae_tokens": {"method": "mae", "tokenizer": "kmeans", "method_args": DECODER | {"target": "tokens"}},
+    "mae_pca": {"method": "mae", "method_args": DECODER | {"target": "pca"}},
     "beit": {"method": "beit", "tokenizer": "kmeans", "patch_size": 2},
     "no_picture": {"method": "beit", "tokenizer": "random_projection"},
     "splitmask": {"method": "splitmask", "tokenizer": "kmeans", "mask": "random", "mask_ratio": 0.75},
     "match": {"method": "splitmask", "tokenizer": "kmeans", "method_args": {"inpaint": False}},
     "simmim": {"method": "simmim"},
+    "simmim_coarser": {"method": "simmim", "method_args": {"head": "blocks", "coarser": 2}},
     "cae": {"method": "cae", "tokenizer": "kmeans"},
     "respix": {"method": "cim", "tokenizer": "kmeans", "method_args": GENERATOR},
     "revdet": {"method": "cim", "tokenizer": "kmeans", "method_args": GENERATOR | {"objective": "revdet"}},
@@ -105,12 +108,15 @@ def test_every_kind_of_run_gives_its_pictures_or_says_why_not(name, out, capsys)
         "beit": [*tokenised, "a line", "pictures", "traces"],
         "splitmask": [*tokenised, "a line", "pictures", "traces"],
     }
+    want |= {"mae_tokens": want["beit"], "mae_pca": want["mae_pixels"], "simmim_coarser": want["mae_pixels"]}
     want |= {
         "cae": [*tokenised, "pictures", "pictures", "traces"],
         "revdet": [*tokenised, "pictures", "pictures", "traces"],
     }
     want |= {"simmim": want["mae_pixels"], "respix": ["pictures"] * 3 + ["traces", "pictures", "pictures", "traces"]}
     assert has == want[name]
+    if "tokens" in name:
+        assert found.tokens.true.shape == (2, 16) and found.numbers["token_accuracy"] >= 0
     assert found.note and found.about and found.numbers["images"] == 20 and all(found.tables)
     if name in ("dino", "supervised"):
         assert "hides no patches" in found.note

@@ -25,8 +25,20 @@ VARIANTS = {
         {"method_args": {"residual": True, "loss": "l2"}},
     ],
     "dino": [XCIT, {"method_args": {"head_bn": True, "norm_last_layer": False}}],
-    "mae": [{"method_args": {"mask_in_encoder": True}}, {"method_args": {"norm_pix": False}}],
-    "simmim": [BEIT, XCIT, {"method_args": {"all_patches": True, "loss": "l2"}}],
+    "mae": [
+        {"method_args": {"mask_in_encoder": True}},
+        {"method_args": {"norm_pix": False}},
+        {"method_args": {"target": "tokens"}, "tokenizer": "random_patches"},
+        {"method_args": {"target": "pca"}},
+    ],
+    "simmim": [
+        BEIT,
+        XCIT,
+        {"method_args": {"all_patches": True, "loss": "l2"}},
+        {"method_args": {"head": "mlp", "loss": "l2"}},
+        {"method_args": {"head": "blocks", "coarser": 7}},
+        XCIT | {"method_args": {"head": "blocks", "coarser": 2}},
+    ],
     "splitmask": [
         {"method_args": {"match": False}},
         {"method_args": {"inpaint": False}},
@@ -43,6 +55,18 @@ PARTS = {  # sized for the small encoder
 }
 MADE = {}  # each is built once
 CASES = [(name, changes) for name in names("methods") for changes in ({}, *VARIANTS.get(name, []))]
+
+
+class Photographs:
+    """Images to learn from before training, as `mimlab.data.Images` gives them."""
+
+    def __len__(self):
+        return 40
+
+    def get(self, rows):
+        draw = torch.Generator().manual_seed(2)
+        low = torch.randint(256, (40, 3, 8, 8), generator=draw).float()
+        return torch.nn.functional.interpolate(low, 32, mode="bilinear").byte()[rows]
 
 
 def said(case):
@@ -71,6 +95,7 @@ def first(name, changes):
     if made.tokenizer is not None:
         patches = torch.rand(200, 3 * cfg.token_patch**2)
         made.tokenizer.fit(patches, torch.Generator().manual_seed(0))
+    made.learn(Photographs(), torch.Generator().manual_seed(0))
     return made
 
 

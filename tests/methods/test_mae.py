@@ -1,16 +1,20 @@
 """MAE against the official code's numbers, and against its own words."""
 
+import signal
+
 import numpy as np
 import pytest
 import torch
 from oracle_cases import assert_close, cases, load
 
+import mimlab
 from mimlab import encoders
 from mimlab.checkpoints import mae as official
 from mimlab.errors import Refused
 from mimlab.layers import PIXELS, Normalise, patchify, unpatchify
 from mimlab.masks import cut, pixels, visible_ids
 from mimlab.methods import Batch, Progress
+from mimlab.methods._components import Components
 from mimlab.methods.mae import MAE, around
 
 
@@ -179,6 +183,130 @@ def test_the_picture_is_that_of_the_official_demo(case):
     demo = np.clip(((x * (1 - hidden) + y * hidden) * std + mean) * 255, 0, 255)
     ours = torch.where(pixels(mask, (h, w), images.shape[2:]), filled, images).permute(0, 2, 3, 1).numpy() * 255
     assert np.abs(ours - demo).max() < 0.01
+
+
+def settings(**given):
+    """A run on colour images that takes a second."""
+    args = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2} | given.pop("method_args")
+    tiny = {
+        "data": "emoji",
+        "image_size": 16,
+        "patch_size": 4,
+        "encoder_args": {"dim": 24, "depth": 1, "heads": 2},
+        "vocab": 16,
+    }
+    tiny |= {
+        "batch_size": 32,
+        "updates": "4",
+        "log_every": 1,
+        "knn_every": 0,
+        "film": 0,
+        "device": "cpu",
+        "fraction": 0.2,
+    }
+    return mimlab.Pretrain(method="mae", **tiny | given, method_args=args)
+
+
+def test_the_default_target_is_the_papers_own():
+    cfg = settings(method_args={})
+    assert cfg.resolved().method_args["norm_pix"] and cfg.resolved().tokenizer == "none"
+    assert "norm_pix" in cfg.resolved().build().predicts
+
+
+def test_components_are_those_of_a_singular_value_decomposition():
+    torch.manual_seed(0)
+    vectors = torch.randn(500, 12) @ torch.randn(12, 12) + torch.randn(12)
+    found = Components(12, 5)
+    found.fit(vectors)
+    centred = vectors.double() - vectors.double().mean(dim=0)
+    _, sizes, rows = torch.linalg.svd(centred, full_matrices=False)
+    assert torch.allclose((found.basis.double() * rows[:5]).sum(dim=1).abs(), torch.ones(5).double(), atol=1e-5)
+    assert torch.allclose(found.basis @ found.basis.T, torch.eye(5), atol=1e-5)
+    coefficients = found(vectors)
+    assert torch.allclose(coefficients.double().square().sum(dim=0), sizes[:5].square(), rtol=1e-4)
+    assert torch.allclose(coefficients.mean(dim=0), torch.zeros(5), atol=1e-4)
+    left = (found.back(coefficients) - vectors).double().square().sum()
+    assert float(left) == pytest.approx(float(sizes[5:].square().sum()), rel=1e-4)  # the best of rank 5
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(found(vectors), coefficients) and found.back(coefficients).dtype == torch.float
+
+
+def test_components_of_small_and_of_large_patches():
+    for patch, count in ((2, 11), (16, 96)):
+        encoder = encoders.create("vit", 2 * patch, patch, dim=24, depth=1, heads=2)
+        method = MAE(encoder, target="pca", decoder_dim=8, decoder_depth=1, decoder_heads=2)
+        assert method.components.basis.shape == (count, 3 * patch**2) and method.head.out_features == count
+
+
+def test_a_run_learns_its_components_once_from_its_training_images(tmp_path):
+    """They do not depend on where training was stopped, and come back with the run."""
+    cfg = settings(method_args={"target": "pca"}, out=str(tmp_path), run="whole", checkpoint_every=1)
+    whole = mimlab.pretrain(cfg)
+    method = whole.method()
+    basis, mean = method.components.basis, method.components.mean
+    images = whole.data().get(np.arange(len(whole.data()))).float() / 255
+    patches = patchify(torch.nn.functional.interpolate(images, 16) if images.shape[2] != 16 else images, 4)
+    patches = method.encoder.normalise.patches(patches).flatten(0, 1)
+    assert torch.allclose(mean, patches.mean(dim=0), atol=0.1)
+    left = (method.components.back(method.components(patches)) - patches).var() / patches.var()
+    assert left < 1e-3, left  # all but one of 48 values
+    again = mimlab.pretrain(cfg.replace(run="again", seed=1)).method().components.basis
+    assert not torch.equal(again, basis)  # another sample
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(MAE, "after_step", lambda self, progress: stop(progress, 2))
+        with pytest.raises(KeyboardInterrupt):
+            mimlab.pretrain(cfg.replace(run="cut"))
+        patched.undo()
+        patched.setattr(MAE, "learn", lambda *given: pytest.fail("learned twice"))
+        cut_short = mimlab.pretrain(cfg.replace(run="cut"))
+    assert torch.equal(cut_short.method().components.basis, basis)
+    assert [row["loss"] for row in cut_short.metrics()] == [row["loss"] for row in whole.metrics()]
+
+
+def stop(progress, at):
+    """Ctrl-C once, after a step."""
+    if progress.step == at:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_components_become_pixels_again():
+    torch.manual_seed(0)
+    encoder = encoders.create("vit", 16, 4, dim=16, depth=1, heads=2)
+    method = MAE(encoder, target="pca", decoder_dim=8, decoder_depth=1, decoder_heads=2).eval()
+    images, mask = torch.rand(4, 3, 16, 16), cut(torch.rand(4, 16), 12)
+    method.components.fit(method.encoder.normalise.patches(patchify(images, 4)).flatten(0, 1))
+    method.predict = lambda images, mask: method.target(images)  # one that knows the answer
+    filled = method.reconstruct(images, mask)
+    assert torch.allclose(filled.images, images, atol=0.1) and filled.leaking is None
+    assert (filled.images - images).abs().mean() < 0.01  # one direction of 48 is lost
+    assert "47 of the 48 principal components" in filled.note
+
+
+def test_tokens_are_the_tokenizers_and_are_drawn_by_it():
+    cfg = settings(method_args={"target": "tokens"}, tokenizer="random_patches").resolved()
+    torch.manual_seed(0)
+    method = cfg.build().eval()
+    before = torch.rand(200, 48)
+    method.tokenizer.fit(before, torch.Generator().manual_seed(0))
+    images, mask = torch.rand(2, 3, 16, 16), cut(torch.rand(2, 16), 12)
+    ids, logits = method.tokenizer(images, (4, 4)), method.predict(images, mask)
+    want = torch.nn.functional.cross_entropy(logits[mask], ids[mask])
+    output = method(Batch(images, visible=4), mask, Progress())
+    assert float(output.loss.detach()) == pytest.approx(float(want.detach()), rel=1e-5)
+    assert float(output.logs["token_accuracy"]) == float((logits.argmax(2) == ids)[mask].float().mean())
+    method.predict = lambda images, mask: torch.nn.functional.one_hot(ids, 16) * 1e4  # one that knows the answer
+    assert torch.allclose(method.reconstruct(images, mask).images, method.tokenizer.decode(ids, (4, 4)), atol=1e-5)
+
+
+def test_a_target_and_a_tokenizer_belong_together():
+    with pytest.raises(Refused, match=r"tokenizer = none: mae with target = tokens .* needs one"):
+        settings(method_args={"target": "tokens"}).resolved()
+    with pytest.raises(
+        Refused, match=r"target = pixels takes none; use tokenizer = none, or method_args target = tokens"
+    ):
+        settings(method_args={}, tokenizer="kmeans").resolved()
+    with pytest.raises(Refused, match=r"target = 'pcs'.*did you mean 'pca'.*pixels, tokens, pca"):
+        settings(method_args={"target": "pcs"}).resolved()
 
 
 def test_refuses_what_cannot_work():

@@ -100,7 +100,9 @@ def test_each_patch_is_judged_as_the_loss_does(case, method, batch, mask):
 def test_a_method_says_in_words_what_it_predicts(method, batch, mask):
     assert bool(method.predicts) == (method.masked and getattr(method, "inpaint", True))
     if method.predicts:
-        what = "pixels" if method.tokenizer is None else "tokens of random_patches (vocabulary 16)"
+        what = "tokens of random_patches (vocabulary 16)"
+        if method.tokenizer is None:
+            what = "the 96 largest principal" if getattr(method, "predicted", "") == "pca" else "pixels"
         assert method.predicts.startswith(what)
         other, visible = method.other(mask, batch.noise, 8)
         assert torch.equal(other, ~mask) and visible == 8

@@ -161,6 +161,53 @@ def test_losses_on_four_patches_by_hand(loss):
     assert_close(method.judge(images, mask).loss, values, 1e-5, 1e-6)
 
 
+@pytest.mark.parametrize(("coarser", "head"), [(2, "linear"), (4, "mlp"), (2, "blocks")])
+def test_a_coarser_target_is_the_mean_of_squares_by_hand(coarser, head):
+    torch.manual_seed(0)
+    encoder = encoders.create("vit", 8, 4, dim=16, depth=1, heads=2, normalise="half")
+    method = SimMIM(encoder, coarser=coarser, head=head).eval()
+    images, mask = torch.rand(2, 3, 8, 8), torch.tensor([[True, False, True, True], [False, True, True, True]])
+    side = 4 // coarser
+    predicted = method.predict(images, mask).detach().view(2, 4, 3, side, side)
+    errors, picture = torch.empty(2, 4, 3, side, side), torch.empty_like(images)
+    for patch, (y, x) in enumerate(((0, 0), (0, 4), (4, 0), (4, 4))):
+        for row in range(side):
+            for column in range(side):
+                top, left = y + row * coarser, x + column * coarser
+                square = images[:, :, top : top + coarser, left : left + coarser]
+                here = predicted[:, patch, :, row, column]
+                errors[:, patch, :, row, column] = (here - (square.mean(dim=(2, 3)) - 0.5) / 0.5).abs()
+                picture[:, :, top : top + coarser, left : left + coarser] = (here * 0.5 + 0.5)[:, :, None, None]
+    values = errors.flatten(2).mean(dim=2)
+    assert_close(method(Batch(images, visible=1), mask, Progress()).loss, values[mask].mean(), 1e-5, 0)
+    assert_close(method.judge(images, mask).loss, values, 1e-5, 1e-6)
+    filled = method.reconstruct(images, mask)
+    assert_close(filled.images, picture.clamp(0, 1), 1e-5, 1e-6)
+    assert f"mean of {coarser} x {coarser} pixels" in filled.note and f"1/{coarser}" in method.predicts
+
+
+def test_heads_are_those_that_they_are_called():
+    vit = {"dim": 64, "depth": 1, "heads": 2}
+    sizes = {}
+    for head in ("linear", "mlp", "blocks"):
+        encoder = encoders.create("vit", 16, 4, **vit)
+        method = SimMIM(encoder, head=head)
+        own = sum(p.numel() for n, p in method.named_parameters() if not n.startswith("encoder.")) - 64
+        sizes[head] = own
+    linear = 64 * 48 + 48
+    assert sizes["linear"] == linear and sizes["mlp"] == linear + 64 * 64 + 64
+    assert sizes["blocks"] == linear + 2 * (12 * 64 * 64 + 13 * 64) + 2 * 64
+
+
+def test_blocks_of_the_head_look_at_all_patches_and_compute_those_asked_for():
+    torch.manual_seed(0)
+    method = SimMIM(encoders.create("vit", 16, 4, dim=24, depth=1, heads=3), head="blocks").eval()
+    x, rows = torch.rand(2, 16, 24), torch.tensor([[3, 7], [0, 15]])
+    whole = method.before(x)
+    assert_close(method.before(x, rows), whole.gather(1, rows[..., None].expand(-1, -1, 24)), 1e-5, 1e-6)
+    assert not torch.allclose(method.before(x + torch.eye(16)[:, :1] @ torch.rand(1, 24))[:, 5], whole[:, 5])
+
+
 def test_hidden_pixels_cannot_reach_the_prediction(case):
     state, arrays, about = case
     method = build(about["config"])
@@ -190,3 +237,10 @@ def test_refuses_what_cannot_work():
         SimMIM(vit, object())
     with pytest.raises(Refused, match="loss = 'l3'.*there are: l1, smooth_l1, l2"):
         SimMIM(vit, loss="l3")
+    with pytest.raises(Refused, match="head = 'swin'.*there are: linear, mlp, blocks"):
+        SimMIM(vit, head="swin")
+    for side in (0, 3, 8):
+        with pytest.raises(Refused, match=f"coarser = {side} does not divide patch_size = 4; it could be: 1, 2, 4"):
+            SimMIM(vit, coarser=side)
+    with pytest.raises(Refused, match="coarser = 3 does not divide patch_size = 4"):
+        mimlab.Pretrain(method="simmim", method_args={"coarser": 3}).resolved()
