@@ -107,6 +107,12 @@ def run(given):
     from mimlab import remote
     from mimlab.notebook import execute, read_parameters
 
+    if given["upload"]:
+        if given["output"] and remote.away(given["output"]):
+            raise Refused(
+                f"--upload {given['upload']}: it sends the folder of the output, which is at {given['output']} already"
+            )
+        remote.check(given["upload"])
     parameters = (read_parameters(given["file"]) if given["file"] else {}) | dict(given["parameter"])
     done = execute(given["notebook"], parameters, output=given["output"], static=given["static"])
     if given["upload"]:

@@ -4,6 +4,7 @@ import io
 import json
 import uuid
 import zipfile
+from pathlib import Path
 
 import fsspec
 import nbformat
@@ -122,6 +123,23 @@ def test_notebook_parameters_and_output_at_addresses(bucket, capsys):
     assert b"AssertionError" in got(f"{bucket}/out/bad.failed.ipynb")
     put(f"{bucket}/p.yaml", "m: 3")
     assert main(call) == 2 and "no parameter 'm'" in capsys.readouterr().err
+
+
+def test_run_sends_the_folder_of_its_output(bucket, capsys):
+    write(f"{bucket}/n.ipynb", "n = 'a'", "print(n * 3)")
+    call = ["run", f"{bucket}/n.ipynb", "-p", "n", "b", "--output", "done/it.ipynb", "--upload"]
+    assert main([*call, f"{bucket}/out"]) == 0
+    assert b"bbb" in got(f"{bucket}/out/done/it.ipynb")
+    assert fsspec.url_to_fs(bucket)[0].find(f"{bucket}/out", withdirs=False) == [f"{bucket[8:]}/out/done/it.ipynb"]
+    Path("done/it.ipynb").unlink()
+    assert main([*call, "nosuch://b"]) == 2 and "'nosuch://b' cannot be written" in capsys.readouterr().err
+    assert main([*call[:-2], f"{bucket}/it.ipynb", "--upload", f"{bucket}/out"]) == 2
+    assert "sends the folder of the output" in capsys.readouterr().err
+    assert not Path("done/it.ipynb").exists()
+    with pytest.raises(Refused, match="'nosuch://b' cannot be written"):
+        put(f"{bucket}/s.yaml", f"notebook: {bucket}/n.ipynb\naxes: {{n: [1, 2]}}")
+        command.study(f"{bucket}/s.yaml", upload="nosuch://b", tell=print)
+    assert not Path("studies").exists()
 
 
 def test_runs_are_made_here_and_sent_when_done(bucket):

@@ -44,6 +44,8 @@ def study(
         tell(table(results.status(planned, measured)))
         tell(total(planned, measured, jobs))
         return 0
+    if upload:
+        remote.check(upload)
     results.keep(asked.folder, asked, planned)
     left = [job for job in planned if todo(job, retry) and job_state(job).state != "running"]
     tell(f"{asked.folder}: {len(planned)} runs, {said(results.counts(planned))}; {len(left)} to do")
