@@ -58,6 +58,7 @@ def study(
         local.run(left, jobs, retry, lambda line: print(line, file=sys.stderr, flush=True))
     finally:
         end(asked.folder, planned, asked.about, upload)
+    show(asked.folder, tell)
     return verdict(planned, tell)
 
 
@@ -70,6 +71,7 @@ def status(path, *, scale=None, upload=None, tell=print):
         return 0
     tell(table(results.status(planned)))
     end(folder, planned, about, upload)
+    show(folder, tell)
     return verdict(planned, tell)
 
 
@@ -82,6 +84,16 @@ def end(folder, planned, about, upload=None):
             inside = os.path.relpath(one.resolve(), root).replace(os.sep, "/")
             inside = f"runs/{one.name}" if inside.startswith("..") else inside
             remote.send(one, f"{upload.rstrip('/')}/{inside}")
+
+
+def show(folder, tell):
+    """Print what came out of the runs that are done."""
+    from mimlab.figures.studies import varied
+
+    rows = results.read(folder)
+    found = results.outcome(rows, varied(rows))
+    if found:
+        tell(table(found))
 
 
 def verdict(planned, tell):

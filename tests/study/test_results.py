@@ -108,6 +108,13 @@ def test_the_loss_of_the_first_and_of_the_last_twenty_steps(study):
     shown = results.outcome(rows, ["method", "fraction"])
     assert {row["method"] for row in shown} == {"mae", "none"} and len(shown) == 4
     assert shown[0]["minutes"] == round(60 * first["hours"], 2) and shown[0]["top1"] == 51.0
+    told = []
+    results.rebuild(study[0].folder, jobs)
+    command.show(study[0].folder, told.append)
+    head, *lines = told[0].splitlines()
+    assert head.split()[-6:] == ["loss_last", "kl_first", "kl_last", "evaluation", "start", "top1"] and len(lines) == 4
+    command.show(study[0].folder.with_name("none"), told.append)  # nothing to show
+    assert len(told) == 1
     few = [{"step": 50, "loss": 3.0}]
     assert results.ends(few, "loss") == (3.0, 3.0) and results.ends([], "loss") == (None, None)
 
