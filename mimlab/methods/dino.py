@@ -32,7 +32,6 @@ from functools import partial
 from itertools import groupby
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from mimlab.data.multicrop import MultiCrop
@@ -41,6 +40,7 @@ from mimlab.encoders import xcit
 from mimlab.errors import Refused
 from mimlab.layers import schedule, truncated
 from mimlab.methods import Method, Output, Progress
+from mimlab.methods._dino_head import BatchNorm, Head
 from mimlab.settings import within
 
 RECIPE = {
@@ -250,56 +250,3 @@ def cross_entropy(guesses, targets):
 def entropies(logs):
     """Entropy in nats of log-probabilities (..., K) -> (...)."""
     return -(logs.exp() * logs).sum(dim=-1)
-
-
-class Head(nn.Module):
-    """MLP with GELU, L2 normalisation, weight-normalised layer: (rows, dim) -> (rows, out_dim).
-
-    Source: vision_transformer.py, DINOHead; its names.
-    """
-
-    def __init__(self, dim, out_dim, layers=3, hidden=2048, bottleneck=256, bn=False, norm_last=True):
-        super().__init__()
-        parts = []
-        for width in [dim] + [hidden] * (layers - 2) if layers > 1 else []:
-            parts += [nn.Linear(width, hidden), *([BatchNorm(hidden)] if bn else []), nn.GELU()]
-        last = nn.Linear(hidden if parts else dim, bottleneck)
-        self.mlp = nn.Sequential(*parts, last) if parts else last
-        self.last_layer = WeightNormed(bottleneck, out_dim, norm_last)
-
-    def forward(self, x):
-        return self.last_layer(F.normalize(self.mlp(x).float(), dim=1))
-
-
-class WeightNormed(nn.Module):
-    """Linear without bias with rows g * v / |v|, under the names of torch's older weight_norm; `fixed`: g stays 1."""
-
-    def __init__(self, dim, out_dim, fixed):
-        super().__init__()
-        self.weight_g = nn.Parameter(torch.ones(out_dim, 1), requires_grad=not fixed)
-        self.weight_v = nn.Parameter(torch.empty(out_dim, dim).uniform_(-(dim**-0.5), dim**-0.5))
-
-    def forward(self, x):
-        return F.linear(x, self.weight_g * F.normalize(self.weight_v, dim=1))
-
-
-class BatchNorm(nn.BatchNorm1d):
-    """BatchNorm over the rows of all processes; running statistics move in `take_in`: `forward` changes no buffer."""
-
-    seen = None  # mean and unbiased variance of the step at hand, (D,) each
-
-    def forward(self, x):
-        if not self.training:
-            return super().forward(x)
-        rows = gather(x.float())
-        mean, var = rows.mean(dim=0), rows.var(dim=0, unbiased=False)
-        self.seen = mean.detach(), var.detach() * len(rows) / (len(rows) - 1)
-        return (x - mean) * (var + self.eps).rsqrt() * self.weight + self.bias
-
-    def take_in(self):
-        """Take the last batch's statistics into the running ones."""
-        if self.seen is not None:
-            for running, value in zip((self.running_mean, self.running_var), self.seen, strict=True):
-                running.lerp_(value, self.momentum)
-            self.num_batches_tracked += 1
-            self.seen = None

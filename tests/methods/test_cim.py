@@ -13,7 +13,8 @@ from mimlab import encoders
 from mimlab.errors import Refused
 from mimlab.masks import cut, pixels
 from mimlab.methods import Batch, Progress
-from mimlab.methods.cim import CIM, EPS, LOSSES, drawn, local
+from mimlab.methods._windows import local
+from mimlab.methods.cim import CIM, EPS, LOSSES, drawn
 from mimlab.tokenizers.random_patches import Tokenizer
 from mimlab.tokenizers.random_projection import Tokenizer as Projection
 

@@ -14,7 +14,8 @@ from mimlab.data.multicrop import MultiCrop
 from mimlab.errors import Refused
 from mimlab.layers import decay_groups, schedule
 from mimlab.methods import Batch, Progress
-from mimlab.methods.dino import DINO, Head, outputs
+from mimlab.methods._dino_head import Head
+from mimlab.methods.dino import DINO, outputs
 
 VIT = {"dim": 24, "depth": 2, "heads": 3}
 HEAD = {"out_dim": 30, "head_dim": 20, "bottleneck_dim": 8}
