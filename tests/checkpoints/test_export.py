@@ -18,6 +18,7 @@ VIT = {"dim": 24, "depth": 2, "heads": 3}
 DECODER = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
 SETTINGS = {
     "mae": {"method": "mae", "encoder_args": VIT, "method_args": DECODER},
+    "components": {"method": "mae", "encoder_args": VIT, "method_args": DECODER | {"target": "pca"}},
     "masked_encoder": {"method": "mae", "encoder_args": VIT, "method_args": DECODER | {"mask_in_encoder": True}},
     "beit": {"method": "beit", "encoder": "beit", "encoder_args": VIT, "vocab": 16},
     "splitmask": {"method": "splitmask", "encoder_args": VIT, "vocab": 16},
@@ -73,8 +74,9 @@ def equal(one, two):
     return one.keys() == two.keys() and all(torch.equal(value, two[name]) for name, value in one.items())
 
 
-def test_a_method_that_maes_code_does_not_have_is_no_file_of_it(runs, tmp_path):
-    folder = export(runs("masked_encoder"), "mae", str(tmp_path / "out"))
+@pytest.mark.parametrize("name", ["masked_encoder", "components"])
+def test_a_method_that_maes_code_does_not_have_is_no_file_of_it(name, runs, tmp_path):
+    folder = export(runs(name), "mae", str(tmp_path / "out"))
     assert (folder / "encoder.pth").exists() and not (folder / "method.pth").exists()
 
 

@@ -52,10 +52,11 @@ def test_two_halves_are_the_whole(case, ranks):
     assert (loss_a + loss_b) / 2 == pytest.approx(loss, rel=1e-5)
     assert own_a.keys() == own_b.keys() == gradients.keys()
     whole = float(torch.cat([want.flatten() for want in gradients.values()]).norm())
-    for name, want in gradients.items():  # DistributedDataParallel's mean; BatchNorm leaves the biases before it none
+    for name, want in gradients.items():  # DistributedDataParallel's mean
         mean = (own_a[name] + own_b[name]) / 2
-        rounding = 1e-5 * want.numel() ** 0.5 + 1e-6 * whole
-        assert float((mean - want).norm()) <= 1e-3 * float(want.norm()) + rounding, name
+        # Biases before a BatchNorm, and of keys, have no gradient: what they get is rounding, up to 5e-7 of the whole;
+        # of all others a fifth of 1e-4 is the most, behind BatchNorm, else 1e-5.
+        assert float((mean - want).norm()) <= 1e-4 * float(want.norm()) + 2e-6 * whole, name
     for name, want in buffers.items():
         assert torch.equal(kept_a[name], kept_b[name]), name
         assert torch.allclose(kept_a[name].double(), want.double(), rtol=1e-4, atol=1e-5), name
