@@ -166,17 +166,21 @@ def planned(folder):
 
 def outcome(rows, names):
     """Of the rows of all that is done, what a terminal has room for; `names` are the columns that tell runs apart."""
-    numbers = [f"{name}_{end}" for name in FALLING for end in ("first", "last")]
+    done = [row for row in rows if row.get("state") == "done"]
+    told = [
+        *(f"{name}_{end}" for name in FALLING for end in ("first", "last")),
+        "evaluation",
+        "start",
+        "top1",
+        "knn_top1",
+    ]
+    told = [name for name in told if any(row.get(name) is not None for row in done)]
     found = []
-    for row in rows:
-        if row.get("state") == "done":
-            minutes = {"minutes": round(60 * row["hours"], 2)} if row.get("hours") else {}
-            told = [*numbers, "evaluation", "start", "top1", "knn_top1"]
-            found.append(
-                {name: row.get(name) for name in (*names, "steps")}
-                | minutes
-                | {name: row[name] for name in told if row.get(name) is not None}
-            )
+    for row in done:
+        minutes = {"minutes": round(60 * row["hours"], 2) if row.get("hours") else None}
+        found.append(
+            {name: row.get(name) for name in (*names, "steps")} | minutes | {name: row.get(name) for name in told}
+        )
     return found
 
 

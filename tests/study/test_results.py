@@ -112,7 +112,8 @@ def test_the_loss_of_the_first_and_of_the_last_twenty_steps(study):
     results.rebuild(study[0].folder, jobs)
     command.show(study[0].folder, told.append)
     head, *lines = told[0].splitlines()
-    assert head.split()[-6:] == ["loss_last", "kl_first", "kl_last", "evaluation", "start", "top1"] and len(lines) == 4
+    columns = ["method", "fraction", "steps", "minutes", "loss_first", "loss_last", "kl_first", "kl_last"]
+    assert head.split() == [*columns, "evaluation", "start", "top1"] and len(lines) == 4
     command.show(study[0].folder.with_name("none"), told.append)  # nothing to show
     assert len(told) == 1
     few = [{"step": 50, "loss": 3.0}]
