@@ -1,10 +1,9 @@
 """Runs side by side: which differ in what, what they logged, how fast they were, what their evaluations say.
 
-Runs whose settings differ in nothing but the seed belong together: they are one label, and a band in the curves.
+Runs whose settings differ in nothing but the seed are one label (`groups`), and a band in the curves.
 """
 
 import contextlib
-import json
 import os
 import statistics
 import time
@@ -12,25 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mimlab.config import Pretrain
 from mimlab.errors import Refused
 from mimlab.find import closest
+from mimlab.groups import differ, flat, groups
 from mimlab.run import Run
 from mimlab.settings import place
 
 AXES = ("step", "epoch", "images", "hours")
-FIRST = (
-    "method",
-    "task",
-    "init",
-    "encoder",
-    "data",
-    "fraction",
-    "mask",
-    "mask_ratio",
-    "tokenizer",
-    "epochs",
-)  # what labels prefer
+MOST = 5  # labels that stand above the columns of a table
 PAUSE = 2.0  # s between two looks at runs that still train
 SIDE = 112  # px of a picture in `views`
 
@@ -98,88 +86,58 @@ def rows(run):
     return found
 
 
-def flat(settings):
-    """Settings with each option of a component by itself: {"mask_args.unit": 2, ...}."""
-    found = {}
-    for name, value in settings.items():
-        if isinstance(value, dict) and value:
-            found |= {f"{name}.{option}": one for option, one in value.items()}
-        else:
-            found[name] = None if value == {} else value
-    return found
-
-
-def groups(runs):
-    """{label: [Run, ...]}: runs that differ in the seed alone together, each label as short as tells them apart."""
-    sets = {}
-    for run in runs:
-        settings = {
-            name: value for name, value in run.config["settings"].items() if name not in (*Pretrain.FREE, "seed")
-        }
-        sets.setdefault(json.dumps([settings, run.config["data_fingerprint"]], sort_keys=True), []).append(run)
-    members = list(sets.values())
-    told = [flat(some[0].config["settings"]) for some in members]
-    names = dict.fromkeys([*FIRST, *(name for settings in told for name in settings)])
-    names = [name for name in names if name not in (*Pretrain.FREE, "seed")]
-    used = ["method"]
-    for name in names:
-        kinds = {_key(settings, used) for settings in told}
-        if len(kinds) == len(told):
-            break
-        if len({_key(settings, [*used, name]) for settings in told}) > len(kinds):
-            used.append(name)
-    labels = [
-        ", ".join(_said(name, settings.get(name)) for name in used if name in settings) or settings["task"]
-        for settings in told
-    ]
-    labels = [
-        some[0].config["settings"].get("run") or label if len(some) == 1 else label
-        for some, label in zip(members, labels, strict=True)
-    ]
-    if len(set(labels)) < len(labels):  # the images differ, not the settings
-        labels = [some[0].path.name for some in members]
-    return dict(zip(labels, members, strict=True))
-
-
-def _key(settings, names):
-    return json.dumps([settings.get(name) for name in names], sort_keys=True)
-
-
-def _said(name, value):
-    return str(value) if name in ("method", "task", "encoder", "data", "mask") else f"{name.split('.')[-1]} {value}"
-
-
 def metrics(runs):
     """label -> rows, or label -> the rows of each seed, for `figures.curves`."""
     found = {}
     for label, some in groups(runs).items():
-        found[label if len(some) == 1 else f"{label} ({len(some)} seeds)"] = [rows(run) for run in some]
+        seeds = {run.config["settings"]["seed"] for run in some}
+        many = f"{len(some)} seeds" if len(seeds) == len(some) else f"{len(some)} runs, seeds {_listed(seeds)}"
+        found[label if len(some) == 1 else f"{label} ({many})"] = [rows(run) for run in some]
     return {label: some[0] if len(some) == 1 else some for label, some in found.items()}
 
 
+def _listed(some):
+    return ", ".join(map(str, sorted(some)))
+
+
+def who(runs):
+    """One row a label: its number, the run folders behind it, their seeds and states; images and commit where they differ."""
+    found, several = [], groups(runs)
+    for number, (label, some) in enumerate(several.items(), 1):
+        row = {"#": number, "label": label, "run": ", ".join(run.path.name for run in some)}
+        row |= {"seed": ", ".join(str(run.config["settings"]["seed"]) for run in some)}
+        row |= {"state": ", ".join(dict.fromkeys(state(run) for run in some))}
+        found.append(row | {name: some[0].config[name] for name in ("images", "commit")})
+    same = [name for name in ("images", "commit") if len({row[name] for row in found}) == 1]
+    return [{name: value for name, value in row.items() if name not in same} for row in found]
+
+
 def settings(runs):
-    """What differs, one row a setting and one column a label; of several seeds the seeds are listed."""
-    found = groups(runs)
-    about = {label: _about(some) for label, some in found.items()}
-    names = dict.fromkeys(name for one in about.values() for name in one)
-    differ = [
-        n
-        for n in names
-        if n in ("run", "state") or len({json.dumps(one.get(n), sort_keys=True) for one in about.values()}) > 1
+    """The settings that differ between labels: one row a setting.
+
+    Beyond `MOST` labels the columns have the numbers of `who`; or a label is a row, where that is the smaller table.
+    """
+    about = {label: flat(some[0].config["settings"]) for label, some in groups(runs).items()}
+    names = differ(about.values())
+    if not names:
+        return [{"settings": "the same for all"}]
+    if len(about) > max(MOST, len(names)):
+        return [
+            {"#": number, "label": label} | {name: _text(one.get(name)) for name in names}
+            for number, (label, one) in enumerate(about.items(), 1)
+        ]
+    heads = [label if len(about) <= MOST else str(number) for number, label in enumerate(about, 1)]
+    return [
+        {"setting": name} | {head: _text(one.get(name)) for head, one in zip(heads, about.values(), strict=True)}
+        for name in names
     ]
-    return [{"setting": name} | {label: _text(one.get(name)) for label, one in about.items()} for name in differ]
-
-
-def _about(some):
-    config, seeds = some[0].config, [run.config["settings"]["seed"] for run in some]
-    told = {name: value for name, value in flat(config["settings"]).items() if name not in (*Pretrain.FREE, "seed")}
-    states = [state(run) for run in some]
-    about = {"run": ", ".join(run.path.name for run in some), "state": ", ".join(dict.fromkeys(states))}
-    return about | {"seed": ", ".join(map(str, seeds)), "images": config["images"], "commit": config["commit"]} | told
 
 
 def _text(value):
-    return "–" if value is None else str(value)
+    """A value in few letters, with places where a narrow column may break it."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "–" if value is None else str(value).replace(",", ", ").replace(",  ", ", ")
 
 
 def state(run):
@@ -226,7 +184,7 @@ def views(runs, images=4):
         mask = next(iter(seen.shown.values()))
         shown = colours(hide(seen.images, mask, seen.grid))
         larger = [np.asarray(Image.fromarray(one).resize((SIDE, SIDE), Image.Resampling.NEAREST)) for one in shown]
-        found[f"{label}<br>hides {mask.float().mean():.0%}"] = np.stack(larger)
+        found[f"{label}<br>hides {mask.float().mean():.0%}<br>seed {some[0].settings.seed}"] = np.stack(larger)
     return found
 
 

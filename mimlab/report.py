@@ -11,6 +11,7 @@ from mimlab import compare, page, verdicts
 from mimlab.config import Attend, Look
 from mimlab.errors import Refused
 from mimlab.find import find
+from mimlab.groups import flat
 from mimlab.run import write
 
 IMAGES = 4  # shown of each run
@@ -55,7 +56,8 @@ def together(runs):
     from mimlab.figures import curves, evaluations
 
     logged, (results, chance) = compare.metrics(runs), verdicts.results(runs)
-    parts = ["<h2>What differs</h2>\n", page.table(compare.settings(runs)), "<h2>Side by side</h2>\n"]
+    parts = ["<h2>What differs</h2>\n", page.table(compare.who(runs)), page.table(compare.settings(runs))]
+    parts.append("<h2>Side by side</h2>\n")
     if any(row.get("loss") is not None for some in logged.values() for rows in curves.seeds(some) for row in rows):
         said = "Everything that the runs log, against the images seen; a band is the range of seeds around their mean."
         parts.append(page.figure(curves.overview(logged, smooth=0.6, x="images"), said))
@@ -80,8 +82,8 @@ def about(run):
     told = {
         name: value for name, value in config["settings"].items() if value is not None and name not in ("out", "run")
     }
-    paper = compare.flat(find("methods", told["method"]).RECIPE.get(told["recipe"], {}))
-    settings = compare.flat(told)
+    paper = flat(find("methods", told["method"]).RECIPE.get(told["recipe"], {}))
+    settings = flat(told)
     rows, marked = [], []
     for name, value in settings.items():
         differs = name in paper and value != paper[name]

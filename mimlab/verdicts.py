@@ -5,7 +5,7 @@ import math
 import statistics
 from itertools import combinations
 
-from mimlab.compare import flat, groups
+from mimlab.groups import flat, groups
 
 SURE = 0.95  # confidence of a verdict
 

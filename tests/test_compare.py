@@ -10,6 +10,8 @@ import pytest
 from mimlab import compare
 from mimlab.config import Compare
 from mimlab.errors import Refused
+from mimlab.figures.tables import table
+from mimlab.groups import groups, seeds_of
 
 
 def test_runs_are_named_or_matched(folder):
@@ -52,22 +54,65 @@ def test_seeds_go_together_and_labels_are_short(folder):
         folder("b", mask_ratio=0.9),
         folder("c", method="dino", mask=None),
     ]
-    found = compare.groups(runs)
+    found = groups(runs)
     assert {label: len(some) for label, some in found.items()} == {
         "mae, mask_ratio 0.75": 2,
         "mae, mask_ratio 0.9": 1,
-        "dino, mask_ratio 0.0": 1,
+        "dino, mask_ratio 0": 1,
     }
-    assert list(compare.groups(runs[:2])) == ["mae"]
+    assert list(groups(runs[:2])) == ["mae"]
     rows = compare.settings(runs[:3])
     ratio = next(row for row in rows if row["setting"] == "mask_ratio")
     assert ratio == {"setting": "mask_ratio", "mae, mask_ratio 0.75": "0.75", "mae, mask_ratio 0.9": "0.9"}
-    assert [row["setting"] for row in rows] == ["run", "state", "seed", "mask_ratio"]
+    assert [row["setting"] for row in rows] == ["mask_ratio"]
+    assert compare.who(runs[:3]) == [
+        {"#": 1, "label": "mae, mask_ratio 0.75", "run": "a0, a1", "seed": "0, 1", "state": "finished"},
+        {"#": 2, "label": "mae, mask_ratio 0.9", "run": "b", "seed": "0", "state": "finished"},
+    ]
     assert list(compare.metrics(runs[:3])) == ["mae, mask_ratio 0.75 (2 seeds)", "mae, mask_ratio 0.9"]
 
 
+def fingerprint(run, content):
+    (run.path / "config.json").write_text(json.dumps(run.config | {"data_fingerprint": content}))
+    return run
+
+
+def test_a_share_of_the_images_drawn_with_the_seed_tells_no_runs_apart(folder):
+    given = {"fraction": 0.25, "workers": 0}
+    runs = [fingerprint(folder(f"s{seed}", seed=seed, **given), f"share {seed}") for seed in (0, 1)]
+    runs.append(fingerprint(folder("named", seed=2, run="mine", device="cpu", **(given | {"workers": 2})), "share 2"))
+    assert {label: len(some) for label, some in groups(runs).items()} == {"mae": 3}
+    assert list(compare.metrics(runs)) == ["mae (3 seeds)"]
+    whole = [fingerprint(folder(f"w{seed}", seed=seed), f"other {seed}") for seed in (0, 1)]
+    assert list(groups(whole)) == ["w0", "w1"]  # the whole data: other images
+    changed = fingerprint(folder("again", seed=0, **given), "another share")  # of images that have changed
+    assert list(groups([*runs, changed])) == ["s0", "s1", "named", "again"]
+
+
+def test_the_same_seed_twice_is_not_called_two_seeds(folder):
+    runs = [folder("a"), folder("b", run="b"), folder("c", seed=1)]
+    assert list(compare.metrics(runs)) == ["mae (3 runs, seeds 0, 1)"]
+
+
+def test_the_seeds_of_a_run_lie_beside_it_and_are_finished(folder):
+    run = folder("a", finished=False)
+    folder("b", seed=1), folder("c", seed=2, finished=False), folder("d", seed=1, mask_ratio=0.5)
+    assert [one.path.name for one in seeds_of(run)] == ["a", "b"]
+
+
+def test_settings_of_many_runs_fit_a_page(folder):
+    methods = ["mae", "beit", "dino", "simmim", "cae", "cim", "splitmask", "supervised"]
+    rows = compare.settings([folder(name, method=name) for name in methods])
+    assert list(rows[0]) == ["setting", *"12345678"] and list(rows[0].values()) == ["method", *methods]
+    assert table(rows).layout.width <= 1120
+    few = [folder(f"r{k}", mask_ratio=0.1 + 0.05 * k) for k in range(12)]
+    rows = compare.settings(few)  # one differs: a row a run
+    assert rows[1] == {"#": 2, "label": "mae, mask_ratio 0.15", "mask_ratio": "0.15"} and len(rows) == 12
+    assert compare.settings(few[:1]) == [{"settings": "the same for all"}]
+
+
 def test_a_name_that_was_given_to_a_run_is_its_label(folder):
-    assert list(compare.groups([folder("x", run="mine"), folder("y", mask_ratio=0.5)])) == [
+    assert list(groups([folder("x", run="mine"), folder("y", mask_ratio=0.5)])) == [
         "mine",
         "mae, mask_ratio 0.5",
     ]

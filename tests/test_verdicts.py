@@ -4,6 +4,7 @@ import pytest
 from scipy.stats import ttest_ind
 
 from mimlab import verdicts
+from mimlab.groups import groups
 
 
 def result(top1, chance=20.0, **config):
@@ -110,4 +111,4 @@ def test_detection_stands_beside_pretraining_in_columns_of_its_own(folder, tmp_p
     runs = compare.select("*", str(tmp_path))
     (row,) = verdicts.verdicts(runs)
     assert row["difference"] == "-20.0" and row["verdict"] == "two is ahead" and "box_ap" in row["protocol"]
-    assert len(compare.groups(runs)) == 4 and len(compare.settings(runs)) > 3 and len(compare.views(runs, 1)) == 4
+    assert len(groups(runs)) == 4 and len(compare.settings(runs)) > 3 and len(compare.views(runs, 1)) == 4

@@ -13,16 +13,20 @@ from plotly.colors import hex_to_rgb
 from plotly.subplots import make_subplots
 
 from mimlab.errors import Refused
-from mimlab.figures.style import COLOURS, TEMPLATE, empty
+from mimlab.figures.style import COLOURS, TEMPLATE, empty, heading
 from mimlab.find import closest
 
 MOST = 2000  # points a trace
 ALL = 24_000  # points a panel; with many runs each gets fewer
+LINE = 15  # pixels of a line of text
 FEW = 30  # below that, points are marked, and not smoothed
 QUIET = {"showlegend": False, "hoverinfo": "skip"}
 DASHES = ["solid", "dash", "dot"]  # with seven colours, 21 lines that differ
 AXES = {"images": "images seen", "hours": "hours of training", "images_per_s": "images/s", "memory_mb": "memory (MB)"}
 AXES |= {"knn_top1": "k-NN top-1 (%)", "lr": "learning rate", "grad_norm": "gradient norm", "seconds_left": "s left"}
+AXES |= {f"loss_{part}": f"loss_{part} (nats)" for part in ("inpaint", "tokens", "generator", "match")}
+AXES |= {f"{part}accuracy": f"{part}accuracy (share)" for part in ("", "token_", "match_", "revdet_")}
+AXES |= {"teacher_entropy": "teacher entropy (nats)"}
 
 
 def series(rows, y, x="step"):
@@ -94,12 +98,14 @@ def curves(metrics, y="loss", x="step", smooth=0.0, baseline=None):
     if not metrics:
         raise Refused("metrics: an empty dict shows nothing; give label -> rows")
     figure = go.Figure()
-    if not _draw(figure, metrics, y, x, smooth, baseline):
+    height = max(394, 130 + 30 * len(metrics))  # the legend has no room to scroll in a printed page
+    if not _draw(figure, metrics, y, x, smooth, baseline, height - 130):
         return empty("nothing logged yet", title=y)
-    height = max(394, 120 + 25 * len(metrics))  # the legend has no room to scroll in a printed page
-    figure.update_layout(template=TEMPLATE, height=height, width=760, margin_t=64, uirevision=f"{y} {x}")
+    width = 640 + _legend(metrics)
+    figure.update_layout(template=TEMPLATE, height=height, width=width, margin_t=64, uirevision=f"{y} {x}")
     title = f"{AXES.get(y, y)} by {x}"
-    figure.update_layout(title=_title(title[0].upper() + title[1:], metrics, [y], smooth))
+    title = title if title.startswith("k-NN") else title[0].upper() + title[1:]
+    figure.update_layout(title=_title(title, metrics, [y], smooth))
     return figure.update_xaxes(title_text=AXES.get(x, x), tickformat=",~r").update_yaxes(title_text=AXES.get(y, y))
 
 
@@ -114,17 +120,28 @@ def grid(metrics, ys, x="step", smooth=0.0, columns=2):
         columns,
         subplot_titles=[AXES.get(y, y) for y in ys],
         horizontal_spacing=0.09,
-        vertical_spacing=0.22 / height,
+        vertical_spacing=0.26 / height,
     )
     drawn = [
-        _draw(figure, metrics, y, x, smooth, None, legend=k == 0, row=k // columns + 1, col=k % columns + 1)
+        _draw(figure, metrics, y, x, smooth, None, 170, legend=k == 0, row=k // columns + 1, col=k % columns + 1)
         for k, y in enumerate(ys)
     ]
     if not any(drawn):
         return empty("nothing logged yet")
-    figure.update_layout(template=TEMPLATE, height=104 + 240 * height, width=420 * columns, margin_t=84)
+    width = 60 + 350 * columns + _legend(metrics)
+    figure.update_layout(template=TEMPLATE, height=112 + 245 * height, width=width, margin_t=92)
     figure.update_layout(title=_title("What was logged", metrics, ys, smooth))
     return figure.update_xaxes(tickformat=",~r").update_xaxes(title_text=AXES.get(x, x), row=height)
+
+
+def _named(metrics):
+    """Whether a legend says something: several labels, or one whose seeds are counted."""
+    return len(metrics) > 1 or any(len(seeds(value)) > 1 for value in metrics.values())
+
+
+def _legend(metrics):
+    """Pixels of the legend beside the panels."""
+    return 60 + min(320, 8 * max(len(str(label)) for label in metrics)) if _named(metrics) else 0
 
 
 def _title(text, metrics, ys, smooth):
@@ -134,12 +151,11 @@ def _title(text, metrics, ys, smooth):
     said = [f"moving average with weight {smooth:g} on the past; faint: as logged"] if smooth and many else []
     if any(len(seeds(value)) > 1 for value in metrics.values()):
         said.append("line: mean of the seeds, band: lowest to highest")
-    about = {"text": "; ".join(said), "font": {"size": 12}}
-    return {"text": text, "subtitle": about, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 12, "l": 14}}
+    return heading(text, "; ".join(said))
 
 
-def _draw(figure, metrics, y, x, smooth, baseline, legend=True, **place):
-    """Draw one quantity of all labels; returns whether anything was there."""
+def _draw(figure, metrics, y, x, smooth, baseline, pixels, legend=True, **place):
+    """Draw one quantity of all labels in a panel of so many pixels; returns whether anything was there."""
     if not 0 <= smooth < 1:
         raise Refused(f"smooth = {smooth!r} is not in [0, 1); 0.9 averages about 10 rows")
     known = {name for value in metrics.values() for rows in seeds(value) for row in rows for name in row}
@@ -147,22 +163,39 @@ def _draw(figure, metrics, y, x, smooth, baseline, legend=True, **place):
         if known and name not in known:
             raise Refused(f"no run has logged {name!r}{closest(name, known)}; there are: {', '.join(sorted(known))}")
     most = max(100, min(MOST, ALL // (2 * sum(len(seeds(value)) for value in metrics.values()))))
-    drawn = 0
+    drawn, reach = 0, []
     for number, (label, value) in enumerate(metrics.items()):
         found = [(xs, ys) for xs, ys in (series(rows, y, x) for rows in seeds(value)) if len(xs)]
         look = {"color": COLOURS[number % len(COLOURS)], "dash": DASHES[number // len(COLOURS) % len(DASHES)]}
         common = {"legendgroup": str(label), "name": html.escape(str(label), quote=False)} | place
         for trace in _lines(found, smooth, look, most, f"{x} %{{x}}<br>{y} "):
-            trace.setdefault("showlegend", legend and len(metrics) > 1)
+            trace.setdefault("showlegend", legend and _named(metrics))
             figure.add_scatter(**common, **trace)
+            finite = trace["y"][np.isfinite(trace["y"])]
+            reach += [finite.min(), finite.max()] if len(finite) else []
         drawn += len(found)
     lines = guesses(metrics, y) if baseline is None else [(name, at, None) for name, at in baseline.items()]
-    for name, at, number in lines if drawn else ():
+    if drawn and lines:
+        _guessed(figure, sorted(lines, key=lambda line: line[1]), reach, pixels, place)
+    return bool(drawn)
+
+
+def _guessed(figure, lines, reach, pixels, place):
+    """Dashed lines [(name, value, number or None)], lowest first, each named above it, moved where names would overlap."""
+    low, high = min([*reach, *(at for _, at, _ in lines)]), max([*reach, *(at for _, at, _ in lines)])
+    own = [(at - low) / ((high - low) or 1) * pixels for _, at, _ in lines]  # pixels above the lowest
+    moved, top = [], -LINE
+    for at in own:
+        top = max(at, top + LINE)
+        moved.append(top)
+    for k in reversed(range(len(moved))):  # what has grown beyond the panel comes down again
+        moved[k] = min(moved[k], pixels - LINE * (len(moved) - 1 - k))
+    for (name, at, number), mine, shown in zip(lines, own, moved, strict=True):
         colour = "#666666" if number is None else COLOURS[number % len(COLOURS)]
-        said = {"text": f"{html.escape(name, quote=False)} ({at:.4g})", "font": {"size": 11, "color": "#555555"}}
+        said = {"text": f"{html.escape(name, quote=False)} ({at:.4g})", "font": {"size": 11, "color": "#444444"}}
+        said |= {"yshift": round(shown - mine), "bgcolor": "rgba(255,255,255,0.5)", "borderpad": 0}
         dashed = {"color": colour, "width": 1.2, "dash": "dash"}
         figure.add_hline(y=at, line=dashed, annotation=said, annotation_position="top right", **place)
-    return bool(drawn)
 
 
 def _lines(found, smooth, look, most, hover):

@@ -44,6 +44,13 @@ TEMPLATE = go.layout.Template(
 )
 
 
+def heading(title, about=""):
+    """A title for `update_layout(title=...)`, and under it what the figure is of, such as the images and the seed."""
+    said = {"text": about, "font": {"size": 12}}
+    place = {"y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 12, "l": 14}}
+    return {"text": title, "subtitle": said} | place
+
+
 def empty(reason, title=None):
     """A figure that says why it shows nothing, such as a run that has logged no step yet."""
     figure = go.Figure()

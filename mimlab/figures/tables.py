@@ -10,8 +10,9 @@ import plotly.graph_objects as go
 from mimlab.errors import Refused
 from mimlab.figures.style import INK, TEMPLATE
 
-WIDEST, NARROWEST = 40, 12  # letters of a column of text; longer cells wrap, so that numbers keep their room
-PAGE = 1100  # px, the width that a table keeps to if it can
+WIDEST, NARROWEST = 40, 8  # letters of a column of text; longer cells wrap, so that numbers keep their room
+PAGE = 1000  # px, the width that a table keeps to if it can
+MANY = 9  # columns; more of them have smaller letters
 
 
 def text(value):
@@ -50,7 +51,7 @@ def table(rows, title=None):
     columns = [[html.escape(text(row.get(name)), quote=False) for row in rows] for name in names]
     numeric = [all(isinstance(row.get(name), (numbers.Real, type(None))) for row in rows) for name in names]
     align = ["right" if number else "left" for number in numeric]
-    needs = [max(len(str(name)), *map(len, column), 7) for name, column in zip(names, columns, strict=True)]
+    needs = [max(len(str(name)) + 1, *map(len, column), 7) for name, column in zip(names, columns, strict=True)]
     widest = WIDEST
     words = [_longest_word(name, *column) for name, column in zip(names, columns, strict=True)]  # they do not wrap
     while (
@@ -71,7 +72,7 @@ def table(rows, title=None):
                 "align": align,
                 "fill_color": "#e8eef4",
                 "line_color": "white",
-                "font": {"size": 13, "color": INK},
+                "font": {"size": 13 if len(names) <= MANY else 11, "color": INK},
                 "height": 28,
             },
             cells={
@@ -79,7 +80,7 @@ def table(rows, title=None):
                 "align": align,
                 "fill_color": [["white", "#f6f6f6"] * (len(rows) // 2 + 1)],
                 "line_color": "white",
-                "font": {"size": 13, "color": INK},
+                "font": {"size": 13 if len(names) <= MANY else 11, "color": INK},
                 "height": 26,
             },
         )
@@ -106,4 +107,5 @@ def _lines(said, width):
 
 def _wide(widths):
     """Pixels of columns of so many letters."""
-    return 9 * sum(widths) + 24 * len(widths)
+    letter, edge = (7.4, 27) if len(widths) <= MANY else (6.3, 20)
+    return round(letter * sum(widths)) + edge * len(widths)

@@ -102,8 +102,11 @@ def test_overview_has_what_is_logged_beside_what_guessing_reaches():
         {"step": k, "loss": 5.0 - k, "loss_uniform": 6.0, "token_accuracy": 0.1, "token_majority": 0.3} for k in (1, 2)
     ]
     figure = overview({"beit": rows})
-    assert [a.text for a in figure.layout.annotations if "(" not in a.text] == ["loss", "token_accuracy"]
-    assert {a.text for a in figure.layout.annotations if "(" in a.text} == {
+    assert [a.text for a in figure.layout.annotations if "guess" not in a.text and "most" not in a.text] == [
+        "loss",
+        "token_accuracy (share)",
+    ]
+    assert {a.text for a in figure.layout.annotations if "guess" in a.text or "most" in a.text} == {
         "uniform guess (6)",
         "most frequent token (0.3)",
     }
@@ -174,3 +177,24 @@ def test_axes_have_units():
     logged = [{"step": k, "hours": k / 10, "images_per_s": 100.0} for k in range(3)]
     figure = curves({"a": logged}, "images_per_s", "hours")
     assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("hours of training", "images/s")
+
+
+def test_names_of_dashed_lines_never_overlap():
+    near = {f"guess {k}": 5 + 0.01 * k for k in range(6)} | {"far": 0.0}
+    figure = curves({"a": [{"step": k, "loss": 5.0 - k} for k in range(6)]}, baseline=near)
+    pixels, low, high = figure.layout.height - 130, 0.0, 5.05
+    at = sorted(float(s.y0) for s in figure.layout.shapes)
+    shown = [(y - low) / (high - low) * pixels + a.yshift for y, a in zip(at, figure.layout.annotations, strict=True)]
+    assert np.diff(shown).min() > 13 and max(shown) <= pixels + 1
+    assert figure.layout.annotations[0].yshift == 0  # where there is room, at its line
+
+
+def test_titles_are_spelt_as_the_quantity_is():
+    assert curves({"a": rows(3, knn_top1=1.0)}, "knn_top1").layout.title.text == "k-NN top-1 (%) by step"
+    assert curves({"a": rows(3)}).layout.title.text == "Loss by step"
+
+
+def test_the_number_of_seeds_is_told_also_of_one_label():
+    figure = curves({"mae (2 seeds)": [seed([4.0, 2.0]), seed([2.0, 1.0])]})
+    assert figure.data[-1].showlegend and figure.data[-1].name == "mae (2 seeds)"
+    assert not curves({"mae": seed([4.0, 2.0])}).data[-1].showlegend
