@@ -1,7 +1,6 @@
 """Run a notebook strictly: names and values are checked before a kernel starts, and only a success replaces a success."""
 
 import ast
-import contextlib
 import importlib.util
 import os
 import re
@@ -10,17 +9,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mimlab import remote
-from mimlab.errors import Failed, Refused
+from mimlab import kernel, remote
+from mimlab.errors import Refused
 from mimlab.find import closest
-from mimlab.watch import Cells, Silent
+from mimlab.watch import Cells
 
 # what the kernel sees besides our own environment: viewers print text, and figures are data alone, which JupyterLab
 # and VS Code draw by themselves; an HTML export gets plotly's JavaScript, once (page.py)
 BATCH = {"MIMLAB_BATCH": "1", "PLOTLY_RENDERER": "plotly_mimetype"}
 FIGURE = "application/vnd.plotly.v1+json"
-AUTOSAVE = 20  # s between saves of a running cell
-START = 600  # s for a kernel to start: on a busy machine papermill's 60 are too few
 
 
 def parameters(notebook):
@@ -69,7 +66,7 @@ def execute(notebook, parameters=None, *, output=None, log=None, progress=True, 
         raise Refused(f"output = '{output}': give a path that ends in .ipynb and is not the notebook itself")
     output.parent.mkdir(parents=True, exist_ok=True)
     environment = BATCH | ({"PLOTLY_RENDERER": "png"} if static else {})
-    _run(node, given, output, Cells(output.stem, node, log, sys.stderr) if progress else None, environment)
+    kernel.run(node, given, output, Cells(output.stem, node, log, sys.stderr) if progress else None, environment)
     return output
 
 
@@ -206,111 +203,7 @@ def _config(notebook, node):
     return getattr(module, name)
 
 
-def _run(node, given, output, progress, environment):
-    """papermill from start to the renamed copy; translates its errors."""
-    import papermill
-    from nbclient.exceptions import DeadKernelError
-    from papermill.exceptions import PapermillExecutionError, strip_color
-
-    running, failed = (output.with_name(f"{output.stem}.{state}.ipynb") for state in ("running", "failed"))
-    try:
-        with progress or Silent() as watch:
-            done = papermill.execute_notebook(
-                node,
-                str(running).replace("{", "{{").replace("}", "}}"),  # papermill formats the path
-                {name: str(value) if isinstance(value, Path) else value for name, value in given.items()},
-                kernel_name="python3",
-                language="python",
-                progress_bar=False,
-                autosave_cell_every=AUTOSAVE,
-                store_widget_state=False,
-                record_timing=False,
-                start_timeout=START,
-                kernel_manager_class=_kernel(environment),
-                extra_arguments=["--log-level=ERROR"],  # else: a warning about TCP for each start
-                on_cell_start=watch.cell_starts,
-                on_cell_executed=watch.cell_ends,  # on_cell_complete comes when the cell was merely sent
-            )
-    except BaseException as error:
-        if running.exists():
-            _clean(running)
-            os.replace(running, failed)
-        if isinstance(error, PapermillExecutionError):
-            if error.ename == "Refused":
-                raise Refused(error.evalue) from None
-            last = strip_color("\n".join(error.traceback)).rstrip().splitlines()[-8:]
-            what = f"{error.ename}: {error.evalue.splitlines()[0] if error.evalue else ''}".rstrip(": ")
-            told = f"{output.stem}: cell [{error.exec_count}] raised {what}; kept as {failed}"
-            raise Failed("\n".join([told, *last])) from None
-        if isinstance(error, DeadKernelError):
-            told = (
-                f"{output.stem}: the kernel died (out of memory, or killed) in cell [{watch.started}]; kept as {failed}"
-            )
-            raise Failed(told) from None
-        raise
-    _strip(done)
-    _write(done, running)
-    os.replace(running, output)
-    _trust(done)
-    failed.unlink(missing_ok=True)  # it told of an attempt that has now succeeded
-
-
-def _kernel(environment):
-    """A kernel manager for this very interpreter and the batch environment.
-
-    A kernelspec `python3` of the user or of the system may belong to another Python; none is looked at. The
-    environment is the kernel's alone: ours stays as it is, so several notebooks may run in threads.
-    """
-    from jupyter_client.kernelspec import KernelSpecManager
-    from jupyter_client.manager import AsyncKernelManager
-
-    class Kernel(AsyncKernelManager):
-        def __init__(self, **options):
-            super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **options)
-
-        async def start_kernel(self, **options):
-            await AsyncKernelManager.start_kernel(self, **{**options, "env": {**os.environ, **environment}})
-
-    return Kernel
-
-
 def _browser():
     """Where a Chrome or Chromium is, or None."""
     known = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
     return os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, known)), None)
-
-
-def _trust(node):
-    """Sign what ran here, as JupyterLab does with cells that it runs, so that its viewers are alive when it is opened."""
-    import sqlite3
-
-    from nbformat.sign import NotebookNotary
-
-    with contextlib.suppress(OSError, sqlite3.Error):  # a home folder that cannot be written
-        NotebookNotary().sign(node)
-
-
-def _strip(node):
-    """Remove what papermill noted: paths of this machine and times."""
-    for part in (node, *node.cells):
-        part.metadata.pop("papermill", None)
-
-
-def _clean(path):
-    """Strip a copy that was cut off, if it is whole enough to be read."""
-    import nbformat
-
-    try:
-        node = nbformat.read(path, as_version=4)
-    except (ValueError, AttributeError, nbformat.ValidationError):
-        return  # killed in the middle of a save: keep the bytes as evidence
-    _strip(node)
-    _write(node, path)
-
-
-def _write(node, path):
-    import nbformat
-
-    aside = path.with_name(path.name + ".part")
-    nbformat.write(node, aside)
-    os.replace(aside, path)

@@ -132,7 +132,7 @@ def test_an_export_without_figures_has_no_library(stub):
     ],
 )
 def test_bad_settings_are_refused_before_anything_starts(stub, given, said, monkeypatch):
-    monkeypatch.setattr(notebook, "_run", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(notebook.kernel, "run", lambda *_: pytest.fail("started"))
     with pytest.raises(Refused, match=said) as error:
         execute(write("03_train.ipynb", CELL, config="Train"), given)
     assert "\n" not in str(error.value)
@@ -219,6 +219,22 @@ def test_an_interrupt_stops_the_kernel_and_goes_on(tmp_path):
         os.kill(int(Path("pid").read_text()), 0)
     assert Path("done.failed.ipynb").exists() and not Path("done.ipynb").exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_kernel_that_is_done_is_not_interrupted(capfd):
+    """At the end it may still be in a message, of which it has sent the reply; here it stays there for a second."""
+    slow = """
+        import time
+        kernel = get_ipython().kernel
+        answer = kernel.shell_handlers["kernel_info_request"]
+        async def slowly(*message):
+            await answer(*message)
+            time.sleep(1)
+        kernel.shell_handlers["kernel_info_request"] = slowly
+    """
+    source = write("plain.ipynb", "x = 1", textwrap.dedent(slow), "print(x)")
+    assert texts(execute(source, output="done.ipynb", progress=False)) == ["1\n"]
+    assert "KeyboardInterrupt" not in capfd.readouterr().err
 
 
 def test_a_foreign_python3_kernelspec_is_not_used(tmp_path, monkeypatch):

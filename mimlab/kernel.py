@@ -1,0 +1,142 @@
+"""papermill from start to the renamed copy, in a kernel of this very interpreter."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from mimlab.errors import Failed, Refused
+from mimlab.watch import Silent
+
+AUTOSAVE = 20  # s between saves of a running cell
+START = 600  # s for a kernel to start: on a busy machine papermill's 60 are too few
+
+
+def run(node, given, output, progress, environment):
+    """Execute a notebook node with the values `given` into `output`; `environment` is what the kernel sees besides ours.
+
+    `progress`: a `watch.Silent` or None. Raises Refused where a cell raised it; Failed for every other error in a cell.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError, strip_color
+
+    kernel = manager(environment)
+    running, failed = (output.with_name(f"{output.stem}.{state}.ipynb") for state in ("running", "failed"))
+    try:
+        with progress or Silent() as watch:
+            done = papermill.execute_notebook(
+                node,
+                str(running).replace("{", "{{").replace("}", "}}"),  # papermill formats the path
+                {name: str(value) if isinstance(value, Path) else value for name, value in given.items()},
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                autosave_cell_every=AUTOSAVE,
+                store_widget_state=False,
+                record_timing=False,
+                start_timeout=START,
+                kernel_manager_class=kernel,
+                extra_arguments=["--log-level=ERROR"],  # else: a warning about TCP for each start
+                on_cell_start=kernel.begins(watch.cell_starts),
+                on_cell_executed=kernel.ends(watch.cell_ends),  # on_cell_complete comes when the cell was merely sent
+            )
+    except BaseException as error:
+        if running.exists():
+            _clean(running)
+            os.replace(running, failed)
+        if isinstance(error, PapermillExecutionError):
+            if error.ename == "Refused":
+                raise Refused(error.evalue) from None
+            last = strip_color("\n".join(error.traceback)).rstrip().splitlines()[-8:]
+            what = f"{error.ename}: {error.evalue.splitlines()[0] if error.evalue else ''}".rstrip(": ")
+            told = f"{output.stem}: cell [{error.exec_count}] raised {what}; kept as {failed}"
+            raise Failed("\n".join([told, *last])) from None
+        if isinstance(error, DeadKernelError):
+            told = (
+                f"{output.stem}: the kernel died (out of memory, or killed) in cell [{watch.started}]; kept as {failed}"
+            )
+            raise Failed(told) from None
+        raise
+    _strip(done)
+    _write(done, running)
+    os.replace(running, output)
+    _trust(done)
+    failed.unlink(missing_ok=True)  # it told of an attempt that has now succeeded
+
+
+def manager(environment):
+    """A class of kernel managers for this very interpreter and the batch environment.
+
+    A kernelspec `python3` of the user or of the system may belong to another Python; none is looked at. The
+    environment is the kernel's alone: ours stays as it is, so several notebooks may run in threads.
+    """
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+
+    class Kernel(AsyncKernelManager):
+        busy = False  # with a cell
+
+        def __init__(self, **options):
+            super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **options)
+
+        async def start_kernel(self, **options):
+            await AsyncKernelManager.start_kernel(self, **{**options, "env": {**os.environ, **environment}})
+
+        async def shutdown_kernel(self, now=False, restart=False):
+            """jupyter_client interrupts a kernel before it asks it to end, which only a cell at work needs.
+
+            A kernel without one may be in the middle of a message, and would complain of a KeyboardInterrupt.
+            """
+            if now or restart or Kernel.busy:
+                await AsyncKernelManager.shutdown_kernel(self, now=now, restart=restart)
+                return
+            self.stop_restarter()
+            await self.request_shutdown()
+            await self.finish_shutdown()
+            await self.cleanup_resources()
+
+        @staticmethod
+        def begins(tell):
+            return lambda **cell: setattr(Kernel, "busy", True) or tell(**cell)
+
+        @staticmethod
+        def ends(tell):
+            return lambda **cell: setattr(Kernel, "busy", False) or tell(**cell)
+
+    return Kernel
+
+
+def _trust(node):
+    """Sign what ran here, as JupyterLab does with cells that it runs, so that its viewers are alive when it is opened."""
+    import sqlite3
+
+    from nbformat.sign import NotebookNotary
+
+    with contextlib.suppress(OSError, sqlite3.Error):  # a home folder that cannot be written
+        NotebookNotary().sign(node)
+
+
+def _strip(node):
+    """Remove what papermill noted: paths of this machine and times."""
+    for part in (node, *node.cells):
+        part.metadata.pop("papermill", None)
+
+
+def _clean(path):
+    """Strip a copy that was cut off, if it is whole enough to be read."""
+    import nbformat
+
+    try:
+        node = nbformat.read(path, as_version=4)
+    except (ValueError, AttributeError, nbformat.ValidationError):
+        return  # killed in the middle of a save: keep the bytes as evidence
+    _strip(node)
+    _write(node, path)
+
+
+def _write(node, path):
+    import nbformat
+
+    aside = path.with_name(path.name + ".part")
+    nbformat.write(node, aside)
+    os.replace(aside, path)
