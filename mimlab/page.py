@@ -81,10 +81,12 @@ def plot(content, about=None):
 
 
 def describe(content):
-    """A figure in words from its own texts: title, axes, lines and panels."""
+    """A figure in words from its own texts: title, axes, lines, panels, and the columns of a table."""
     layout = content.get("layout", {})
     axes = [_text(layout[name].get("title")) for name in sorted(layout) if re.fullmatch(r"[xy]axis\d*", name)]
     names = [trace.get("name") for trace in content.get("data", ())]
+    heads = [", ".join(trace["header"]["values"]) for trace in content.get("data", ()) if trace.get("type") == "table"]
+    names += [f"table of {head}" for head in heads]
     notes = [note.get("text") for note in layout.get("annotations", ())]
     parts = [_text(layout.get("title")), " against ".join(dict.fromkeys(filter(None, reversed(axes)))), *names, *notes]
     plain = [" ".join(html.unescape(re.sub(r"<[^>]*>", " ", part)).split()) for part in parts if part]

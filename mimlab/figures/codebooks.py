@@ -7,20 +7,19 @@ import plotly.graph_objects as go
 
 from mimlab.errors import Refused
 from mimlab.figures.pictures import colours, numpy, panels, pngs
-from mimlab.figures.style import COLOURS, FAINT, TEMPLATE
+from mimlab.figures.style import COLOURS, TEMPLATE, heading
 from mimlab.figures.tokens import token_map
 
 ACROSS, CELL, GAP = 16, 44, 4  # tokens in a row; pixels on screen of one, and between two
 DASHES = ("solid", "dash", "dot", "dashdot")
-SIDE = 18  # pixels on screen of one pair of tokens
-DIVERGING = "RdBu_r"  # white at 0, readable with the common kinds of colour blindness
 
 
-def maps(images, ids, grid, vocab):
+def maps(images, ids, grid, vocab, about=""):
     """Images in the top row, and below it the tokens of each tokenizer, coloured by number and named under the pointer.
 
     `images` (B, 3, H, W) in [0, 1]; `ids` name -> (B, N) and `vocab` name -> size. A colour stands for one token
     within a row only: two tokenizers share no numbers. How many different ones there are stands above each map.
+    `about`, here and in the other figures: which images these are, and the seed.
     """
     (h, w), batch = grid, len(images)
     cell = max(5, min(22, 168 // max(h, w)))
@@ -48,16 +47,16 @@ def maps(images, ids, grid, vocab):
     wide, tall = batch * step + 1.5, (len(ids) + 1) * band
     figure.update_layout(
         template=TEMPLATE,
-        title="The same images as tokens",
+        title=heading("The same images as tokens", about),
         width=max(340, round(cell * wide) + 16),
-        height=round(cell * tall) + 60,
-        margin={"l": 8, "r": 8, "t": 48, "b": 8},
+        height=round(cell * tall) + 72,
+        margin={"l": 8, "r": 8, "t": 60, "b": 8},
     )
     figure.update_xaxes(visible=False, range=[-3.5, wide - 3.5], constrain="domain")
     return figure.update_yaxes(visible=False, range=[tall - 1, -1], scaleanchor="x", constrain="domain")
 
 
-def galleries(pictures, counts, ids, most=2 * ACROSS):
+def galleries(pictures, counts, ids, most=2 * ACROSS, about=""):
     """`gallery` of several tokenizers below each other; name -> pictures (S, 3, P, P), counts (K,) of the whole
     vocabulary, and ids (S,) of the pictures, of which the first `most` are shown.
     """
@@ -77,111 +76,14 @@ def galleries(pictures, counts, ids, most=2 * ACROSS):
         top, rows = top + down + 0.9, rows + down + 0.9
     figure.update_layout(
         template=TEMPLATE,
-        title="What the most used tokens look like",
+        title=heading("What the most used tokens look like", about),
         width=ACROSS * CELL + 24,
-        height=round(rows * CELL) + 60,
-        margin={"l": 12, "r": 12, "t": 44, "b": 4},
+        height=round(rows * CELL) + 76,
+        margin={"l": 12, "r": 12, "t": 60, "b": 4},
         dragmode="pan",
     )
     figure.update_xaxes(visible=False, range=[-0.1, ACROSS], constrain="domain")
     return figure.update_yaxes(visible=False, range=[rows - 0.9, -0.9], scaleanchor="x", constrain="domain")
-
-
-def neighbours(found, pictures=None):
-    """How much more often than by chance a token has another at its right, and below it; buttons show the counts.
-
-    `found`: name -> `mimlab.looking.tokens.Neighbours` (S tokens by use); `pictures`: name -> (S' >= S, 3, P, P), drawn along
-    the axes. Rows are the left or upper token of a pair, columns the right or lower one. Pairs that never occur are
-    grey. Pointwise mutual information is log2 of the count over what independence would give, in bits.
-    """
-    if not found:
-        raise Refused("found: an empty dict shows nothing; give name -> neighbours")
-    figure, bits, times = go.Figure(), [], []
-    most = max(len(one.tokens) for one in found.values())
-    step, band = most + 3.2, most + 4.2  # from map to map, in tokens
-    for row, (name, one) in enumerate(found.items()):
-        tokens, counts, expected, pmi = (numpy(x) for x in (one.tokens, one.counts, one.expected, one.pmi))
-        size = len(tokens)
-        for k in (0, 1):
-            x0, y0 = k * step, row * band
-            seen = counts[k] > 0
-            bits.append(np.where(seen, pmi[k].round(2), None).tolist())
-            times.append(np.where(seen, np.log10(np.maximum(counts[k], 1)).round(2), None).tolist())
-            about = np.stack(
-                np.broadcast_arrays(tokens[:, None], tokens, counts[k], expected[k], np.where(seen, pmi[k], -np.inf)), 2
-            )
-            beside = "below it" if k else "at its right"
-            figure.add_heatmap(
-                z=bits[-1],
-                customdata=about.astype(np.float32),
-                x0=x0,
-                dx=1,
-                y0=y0,
-                dy=1,
-                coloraxis="coloraxis",
-                hoverongaps=True,
-                hovertemplate=f"{name}: token %{{customdata[0]}}, {beside} token %{{customdata[1]}}<br>%{{customdata[2]:,}} times, "
-                "%{customdata[3]:,.1f} expected<br>PMI %{customdata[4]:+.2f} bits<extra></extra>",
-                xgap=0.5,
-                ygap=0.5,
-            )
-            figure.add_shape(
-                type="rect", x0=x0 - 0.5, x1=x0 + size - 0.5, y0=y0 - 0.5, y1=y0 + size - 0.5, fillcolor=FAINT,
-                line_width=0, layer="below",
-            )  # fmt: skip
-            title = f"{'<b>' + name + '</b>: ' if k == 0 else ''}{'lower' if k else 'right'} neighbour"
-            figure.add_annotation(text=title, x=x0 - 0.5, y=y0 - 1.7, xanchor="left", yanchor="bottom", showarrow=False)
-            if pictures is not None:
-                tiles = colours(pictures[name][:size])  # (S, P, P, 3)
-                _rail(figure, tiles, x0 - 0.5, y0 - 1.6, down=False)
-                _rail(figure, tiles, x0 - 1.6, y0 - 0.5, down=True)
-    top = max((abs(v) for z in bits for line in z for v in line if v is not None), default=1) or 1
-    axes = [
-        {"colorscale": DIVERGING, "cmin": -top, "cmax": top, "colorbar": {"title": {"text": "PMI (bits)"}}},
-        {"colorscale": "Viridis", "cmin": 0, "cmax": _most(times), "colorbar": {"title": {"text": "log10 count"}}},
-    ]
-    for axis in axes:
-        axis["colorbar"] |= {
-            "thickness": 12,
-            "outlinewidth": 0,
-            "len": 320,
-            "lenmode": "pixels",
-            "y": 1,
-            "yanchor": "top",
-        }
-    buttons = [
-        {"label": label, "method": "update", "args": [{"z": z}, {"coloraxis": axis}]}
-        for label, z, axis in (("PMI", bits, axes[0]), ("counts", times, axes[1]))
-    ]
-    figure.update_layout(
-        template=TEMPLATE,
-        title="Neighbouring tokens",
-        coloraxis=axes[0],
-        width=round(SIDE * 2 * step) + 110,
-        height=round(SIDE * len(found) * band) + 70,
-        margin={"l": 10, "r": 96, "t": 60, "b": 8},
-        updatemenus=[
-            {"type": "buttons", "direction": "right", "buttons": buttons, "x": 0.5, "xanchor": "center", "y": 1, "yanchor": "bottom", "pad": {"b": 12}}
-        ],
-    )  # fmt: skip
-    figure.update_xaxes(visible=False, range=[-2, 2 * step - 2], constrain="domain")
-    return figure.update_yaxes(
-        visible=False, range=[len(found) * band - 3.4, -3.4], scaleanchor="x", constrain="domain"
-    )
-
-
-def _rail(figure, tiles, x, y, down):
-    """Pictures of tokens (S, P, P, 3) along an axis, one cell each."""
-    strip = np.concatenate(list(tiles), axis=0 if down else 1)
-    size = len(tiles)
-    figure.add_layout_image(
-        source=pngs([strip])[0], x=x, y=y, sizex=1 if down else size, sizey=size if down else 1, xref="x", yref="y",
-        sizing="stretch", layer="above",
-    )  # fmt: skip
-
-
-def _most(z):
-    return max((v for one in z for line in one for v in line if v is not None), default=1) or 1
 
 
 def gallery(pictures, counts, ids=None, title=None):
@@ -239,7 +141,7 @@ def _sheet(tiles, across, down):
     return sheet, GAP / width
 
 
-def usage(counts):
+def usage(counts, about=""):
     """Share of each token against its rank, both logarithmic: a flat line uses the vocabulary evenly.
 
     `counts` (K,) how often each token of the vocabulary was used, or name -> counts for several. Entropy and
@@ -265,9 +167,10 @@ def usage(counts):
         )
     figure.update_layout(
         template=TEMPLATE,
-        title="Use of the vocabulary" if isinstance(counts, dict) else f"Use of the vocabulary: {said['']}",
+        title=heading(f"Use of the vocabulary{'' if isinstance(counts, dict) else ': ' + said['']}", about),
         width=900 if isinstance(counts, dict) else 720,
-        height=380,
+        height=394,
+        margin_t=64,
         showlegend=isinstance(counts, dict),
     )
     figure.update_xaxes(title="rank of the token", type="log", dtick=1)
@@ -279,7 +182,7 @@ def _thinned(count, most=400):
     return np.unique(np.geomspace(1, count, most).round().astype(int)) - 1
 
 
-def roundtrip(images, decoded):
+def roundtrip(images, decoded, about=""):
     """Each image beside what every tokenizer makes of it; the PSNR over these images stands above each column.
 
     `images` (B, 3, H, W) in [0, 1]; `decoded` is name -> pictures of the same shape.
@@ -291,7 +194,7 @@ def roundtrip(images, decoded):
             raise Refused(f"{name}: {numpy(pictures).shape} are not pictures of the {numpy(images).shape} images")
         error = np.square((tiles.astype(float) - original) / 255).mean()
         columns[f"{name}<br>{-10 * math.log10(max(error, 1e-12)):.1f} dB"] = tiles
-    return panels(columns, title="Round trips", note="PSNR over these images")
+    return panels(columns, title="Round trips", note="; ".join(filter(None, ["PSNR over these images", about])))
 
 
 def _counts(values, name):

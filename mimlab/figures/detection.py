@@ -26,7 +26,7 @@ def colour(code, count):
     return "#{:02x}{:02x}{:02x}".format(*(round(v) for v in unlabel_rgb(found)))
 
 
-def objects(pictures, detections, classes, least=0.5, title=None):
+def objects(pictures, detections, classes, least=0.5, title="Objects"):
     """A row an image: what is there, and beside it what was found with a score of `least` or more.
 
     pictures: `Picture` each (see `mimlab.detection.data`); detections: a dict each of boxes (K, 4), labels (K,), scores (K,), masks
@@ -48,7 +48,7 @@ def objects(pictures, detections, classes, least=0.5, title=None):
     )
 
 
-def segments(pictures, found, classes, title=None):
+def segments(pictures, found, classes, title="Classes of pixels"):
     """A row an image: the image, its true classes, and those found; `found`: int (H, W) each, 0 background."""
     if not len(pictures):
         raise Refused("pictures: none to show; give at least one")

@@ -8,10 +8,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mimlab.errors import Refused
-from mimlab.figures.style import COLOURS, TEMPLATE, empty
+from mimlab.figures.style import COLOURS, TEMPLATE, empty, heading
 
 
-def bars(groups, title=None, unit="%", chance=None):
+def bars(groups, title="Evaluations", unit="%", chance=None):
     """Mean of each group as a bar, each seed as a point; `groups` is label -> values over seeds.
 
     `unit` "%" takes values in [0, 100]. `chance` is drawn dashed. Values that are NaN or None are left out, and
@@ -139,5 +139,8 @@ def beside(results, chance=None, unit="%"):
         figure.update_xaxes(title_text=f"{unit}{said}", row=1, col=column)
     figure.update_xaxes(rangemode="tozero")
     figure.update_yaxes(type="category")
-    height, width = 90 + 46 * len(labels) + 18 * lines, 140 + 7 * max(map(len, labels)) + 320 * len(results)
-    return figure.update_layout(template=TEMPLATE, height=max(190, height), width=width, margin_t=40 + 18 * lines)
+    height, width = 126 + 46 * len(labels) + 18 * lines, 140 + 7 * max(map(len, labels)) + 320 * len(results)
+    title = heading("Evaluations", "bar: mean, point: one seed; a panel for each protocol")
+    return figure.update_layout(
+        template=TEMPLATE, title=title, height=max(226, height), width=width, margin_t=76 + 18 * lines
+    )

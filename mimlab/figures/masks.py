@@ -8,11 +8,12 @@ from plotly.subplots import make_subplots
 
 from mimlab.errors import Refused
 from mimlab.figures.pictures import cells, colours, numpy, panels
-from mimlab.figures.style import COLOURS, SCALE, TEMPLATE
+from mimlab.figures.style import COLOURS, SCALE, TEMPLATE, heading
 from mimlab.looking import statistics
 
 ABREAST = 5  # strategies side by side; more of them go on in further rows
 WIDE = 158  # px of a heat map
+TITLE = 44  # px of a title with a line under it
 SMALLER = 0.7  # size of a picture where the strategies stand below each other
 DASHES = ["solid", "dash", "dot"]  # with seven colours, 21 lines that differ
 LEAST = 1e-2  # of the power: what is below lies on the lower border of a logarithmic axis
@@ -40,16 +41,16 @@ def hide(images, mask, grid, colour=0.5):
     return np.where(hidden, np.asarray(fill, images.dtype), images)
 
 
-def _beside(images, columns, title=None):
+def _beside(images, columns, title, about):
     """Each image, then its version in each column; more than `ABREAST` of them go below each other instead.
 
     `columns` is title -> uint8 (B, H, W, 3), all of one size. Pictures below each other are smaller.
     """
     columns = {"image": images} | columns
     if len(columns) <= ABREAST + 1:
-        return panels(columns, title)
+        return panels(columns, title, about)
     turned = np.stack(list(columns.values()), 1)  # (B, strategies + 1, H, W, 3)
-    figure = panels({f"image {k}": pictures for k, pictures in enumerate(turned)}, title, rows=list(columns))
+    figure = panels({f"image {k}": pictures for k, pictures in enumerate(turned)}, title, about, rows=list(columns))
     layout, left = figure.layout, 14 + 7 * max(len(line) for title in columns for line in title.split("<br>"))
     width = layout.width - layout.margin.l - layout.margin.r
     height = layout.height - layout.margin.t - layout.margin.b
@@ -61,28 +62,31 @@ def _beside(images, columns, title=None):
     )
 
 
-def gallery(images, masks, grid, title=None):
-    """Each image, then its visible part under each strategy; `masks` is name -> bool (B, N)."""
+def gallery(images, masks, grid, title="What each strategy hides", about=""):
+    """Each image, then its visible part under each strategy; `masks` is name -> bool (B, N).
+
+    `about`, here and in the other figures: which images or masks these are, and their seed.
+    """
     found = {
         f"{name}<br>{mask.mean():.0%} hidden": colours(hide(images, mask, grid))
         for name, mask in _masks(masks, grid).items()
     }
-    return _beside(colours(images), found, title)
+    return _beside(colours(images), found, title, about)
 
 
-def filled(images, fills):
-    """Each image, then what is filled in for each strategy; `fills` is title -> images (B, 3, H, W), as `images`."""
+def filled(images, fills, about="", title="What the best linear prediction fills in"):
+    """Each image, then what is filled in for each strategy; `fills` is name -> images (B, 3, H, W), as `images`."""
     if not fills:
-        raise Refused("fills: an empty dict shows nothing; give title -> images (B, 3, H, W)")
+        raise Refused("fills: an empty dict shows nothing; give name -> images (B, 3, H, W)")
     original = colours(images)
-    found = {title: colours(fill, f"fills[{title!r}]") for title, fill in fills.items()}
-    for title, fill in found.items():
+    found = {name: colours(fill, f"fills[{name!r}]") for name, fill in fills.items()}
+    for name, fill in found.items():
         if fill.shape != original.shape:
-            raise Refused(f"fills[{title!r}]: {fill.shape[:3]} (B, H, W) differs from the images' {original.shape[:3]}")
-    return _beside(original, found)
+            raise Refused(f"fills[{name!r}]: {fill.shape[:3]} (B, H, W) differs from the images' {original.shape[:3]}")
+    return _beside(original, found, title, about)
 
 
-def coverage(masks, grid):
+def coverage(masks, grid, about=""):
     """How often each cell is hidden, one heat map a strategy, all on the scale from 0 to 1.
 
     `masks` is title -> bool (many, N). Titles give the count that each mask hides and the mean over all.
@@ -123,15 +127,16 @@ def coverage(masks, grid):
     }
     figure.update_layout(
         template=TEMPLATE,
+        title=heading("How often each patch is hidden", about),
         width=round(WIDE * 1.12) * across + 110,
-        height=height + 16,
-        margin={"l": 8, "r": 90, "t": head + 8, "b": 8},
+        height=height + 16 + TITLE,
+        margin={"l": 8, "r": 90, "t": head + 8 + TITLE, "b": 8},
         coloraxis={"cmin": 0, "cmax": 1, "colorscale": SCALE, "colorbar": bar},
     )
     return figure.update_annotations(font={"size": 12})
 
 
-def spectra(found, grid):
+def spectra(found, grid, about=""):
     """Power of the masks against spatial frequency, one line a strategy, beside random masks at 1.
 
     `found` is title -> (frequencies in cycles per patch, power), as `statistics.spectrum` gives them.
@@ -167,11 +172,11 @@ def spectra(found, grid):
     edges = math.log10(max(least, LEAST) / 1.3), math.log10(max(most, 1) * 1.3)
     figure.update_layout(
         template=TEMPLATE,
-        title=f"Power spectrum of masks, {grid[0]} × {grid[1]} patches",
+        title=heading(f"Power spectrum of masks, {grid[0]} × {grid[1]} patches", about),
         width=860,
         height=max(400, 130 + 20 * len(found)),
         showlegend=True,
-        margin={"l": 70, "r": 20, "t": 50, "b": 55},
+        margin={"l": 70, "r": 20, "t": 64, "b": 55},
     )
     figure.update_xaxes(title="frequency (cycles per patch; above 0.5 only diagonals)", range=[0, 0.74])
     return figure.update_yaxes(
@@ -179,7 +184,7 @@ def spectra(found, grid):
     )
 
 
-def comparison(rows):
+def comparison(rows, about=""):
     """Strategies side by side: one panel a number, one line a strategy, in the order of the rows.
 
     `rows` are dicts with "strategy" and numbers, such as those of `statistics.summary` and `difficulty.score`;
@@ -228,9 +233,10 @@ def comparison(rows):
     left = 14 + 7 * max(map(len, labels))
     figure.update_layout(
         template=TEMPLATE,
+        title=heading("The strategies in numbers", about),
         width=left + 215 * across + 12,
-        height=height + 16,
-        margin={"l": left, "r": 12, "t": head, "b": 16},
+        height=height + 16 + TITLE,
+        margin={"l": left, "r": 12, "t": head + TITLE, "b": 16},
     )
     return figure.update_annotations(font={"size": 12})
 

@@ -7,7 +7,7 @@ from mimlab.figures.style import COLOURS, FAINT, TEMPLATE
 from mimlab.scale import power
 
 
-def growth(rows, x, units, title=None, logarithmic=True, ideal=False):
+def growth(rows, x, units, title="Cost as it grows", logarithmic=True, ideal=False):
     """One panel a quantity, one line a "method" of the rows; the legend has the fitted exponents where axes are logarithmic.
 
     rows: dicts with "method", `x` and the quantities. units: quantity -> the text of its axis. logarithmic: both axes, or
@@ -58,7 +58,7 @@ def growth(rows, x, units, title=None, logarithmic=True, ideal=False):
     )
 
 
-def efficiency(rows, x, units, title=None):
+def efficiency(rows, x, units, title="Share of the ideal speed"):
     """Shares of the ideal speed against the number of GPUs: `growth` on a logarithmic x and a y from 0 to 1."""
     figure = growth(rows, x, units, title, logarithmic=False)
     figure.update_xaxes(type="log")

@@ -126,7 +126,7 @@ def against(rows, x, y="top1", by="method", evaluation=None, reference=None, scr
         )
     if scratch is not None:
         _across(figure, scratch, f"no pre-training, the paper ({scratch:g})", "dot")
-    figure.update_layout(template=TEMPLATE, height=440, width=820, margin_t=30)
+    figure.update_layout(template=TEMPLATE, title=f"{y} against {x}", height=460, width=820)
     figure.update_xaxes(title_text=x, type="log" if log else "linear", dtick=1 if log else None)
     return figure.update_yaxes(title_text=f"{y} (%)")
 
@@ -185,7 +185,7 @@ def beside(rows, column, y="top1", by="method", evaluation=None, reference=None)
         _across(
             figure, statistics.mean(some), f"no pre-training ({statistics.mean(some):.1f}, n = {len(some)})", "dash"
         )
-    figure.update_layout(template=TEMPLATE, height=420, width=820, margin_t=30, barmode="group")
+    figure.update_layout(template=TEMPLATE, title=f"{y} by {by} and {column}", height=440, width=820, barmode="group")
     return figure.update_xaxes(type="category").update_yaxes(title_text=f"{y} (%)")
 
 

@@ -16,7 +16,7 @@ HARD = 8  # images that the difficulty without a model is measured on
 class Explored(NamedTuple):
     """`images` (B, 3, H, W); `grid`; `shown` and `many`: strategy -> masks for the images, and for statistics;
     `numbers`: a row for a table, each a strategy's statistics and difficulty on the same images; `guessed`: what
-    the best linear prediction fills in, strategy -> small images.
+    the best linear prediction fills in, strategy -> small images; `about`: where the images come from, and the seed.
     """
 
     images: torch.Tensor
@@ -25,6 +25,7 @@ class Explored(NamedTuple):
     many: dict = {}
     numbers: list = ()
     guessed: dict = {}
+    about: str = ""
 
     @property
     def table(self):
@@ -62,7 +63,8 @@ def explore(cfg, extra=None):
         row = {"strategy": title} | statistics.summary(many[title], grid)
         row |= difficulty.score(images, hard, grid, guess)
         numbers.append(row | (asked(method, images, hard) if method else {}))
-    return Explored(images[: cfg.images], grid, shown, many, numbers, guessed)
+    about = f"images of {cfg.data}; {cfg.samples:,} masks for statistics; seed {cfg.seed}"
+    return Explored(images[: cfg.images], grid, shown, many, numbers, guessed, about)
 
 
 def _title(name):

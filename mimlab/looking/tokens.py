@@ -141,7 +141,7 @@ class Explored(NamedTuple):
     """What `explore` found, as `Studied`: pictures of the first images only, all else of all of them.
 
     Besides: `vocab` name -> size, `neighbours` name -> `Neighbours`; `numbers` also have the seconds of fitting, next
-    to nothing where a fitted tokenizer was kept.
+    to nothing where a fitted tokenizer was kept; `about`: which images, and the seed.
     """
 
     images: torch.Tensor
@@ -154,6 +154,7 @@ class Explored(NamedTuple):
     numbers: list
     vocab: dict
     neighbours: dict
+    about: str = ""
 
 
 def explore(cfg):
@@ -177,6 +178,8 @@ def explore(cfg):
         name: {key: value[: cfg.images] for key, value in getattr(found, name).items()} for name in ("ids", "decoded")
     }
     vocab = {name: len(counts) for name, counts in found.counts.items()}
-    return Explored(
-        **found._asdict() | first | {"images": found.images[: cfg.images], "vocab": vocab, "neighbours": beside}
+    about = (
+        f"of {len(found.images):,} test images of {cfg.data}; vocabularies fitted to its train split, seed {cfg.seed}"
     )
+    beside = {"images": found.images[: cfg.images], "vocab": vocab, "neighbours": beside, "about": about}
+    return Explored(**found._asdict() | first | beside)

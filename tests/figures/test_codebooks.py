@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from mimlab.errors import Refused
-from mimlab.figures.codebooks import galleries, gallery, maps, neighbours, roundtrip, usage
+from mimlab.figures.codebooks import galleries, gallery, maps, roundtrip, usage
+from mimlab.figures.token_pairs import neighbours
 from mimlab.figures.tokens import token_map
 from mimlab.looking.tokens import Neighbours
 
