@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from browser.page import browser
+from browser.page import browser, needed
 from browser.test_lab import PATIENCE, ROOT, open_notebook, replace_cell, server, shots  # noqa: F401  fixtures
 
 import mimlab
@@ -108,8 +108,8 @@ def test_clicking_a_patch_is_quick(lab, shots, want):  # noqa: F811
         drawn(lab, f"0/0/5/mean/{patch}")
     times = sorted(lab.evaluate("window.times"))
     assert len(times) == len(patches)
-    print(f"a click: median {times[5]:.1f} ms, slowest {times[-1]:.1f} ms")
-    assert times[5] < 3 * 200, times  # the budget is 200 ms; the machine may be busy
+    print(f"a click: {needed(times):.1f} ms, median {times[5]:.1f} ms, slowest {times[-1]:.1f} ms")
+    assert needed(times) < 200, times
     role(lab, "mass").check()
     keeps(lab, want.captured(0)[5, :, 1 + 52, 1:].mean(dim=0))
     lab.mouse.move(*middle(lab, 80))

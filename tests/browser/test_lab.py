@@ -15,7 +15,7 @@ from urllib.request import urlopen
 import nbformat
 import numpy as np
 import pytest
-from browser.page import browser, cells, pixels, set_ratio, shown
+from browser.page import browser, cells, needed, pixels, set_ratio, shown
 from PIL import Image
 
 import mimlab
@@ -299,7 +299,7 @@ def test_a_size_that_does_not_fit_is_one_line(lab, shots):
 
 
 def test_another_seed_through_the_kernel_is_quick(lab):
-    """A seed that was not sent: from the key to the changed DOM, medians; the budget is 60 ms on a quiet machine."""
+    """A seed that was not sent: from the key to the changed DOM in under 60 ms."""
     choose(lab, "blockwise")
     times = lab.evaluate(
         """async () => {
@@ -315,14 +315,14 @@ def test_another_seed_through_the_kernel_is_quick(lab):
           return times.sort((a, b) => a - b);
         }"""
     )
-    print(f"another seed: median {times[12]:.1f} ms, slowest {times[-1]:.1f} ms")
-    assert times[12] < 180, times  # three times the budget: the machine may be busy
+    print(f"another seed: {needed(times):.1f} ms, median {times[12]:.1f} ms, slowest {times[-1]:.1f} ms")
+    assert needed(times) < 60, times
     assert np.array_equal(settled(lab), want("blockwise", 70, seed=1024))
     first(lab).locator("[data-role=seed]").fill("0")
 
 
 def test_the_ratio_follows_the_hand(lab):
-    """DOM changed within the event (budget 5 ms), painted (20 ms), 30 frames a second while dragging; medians of 50."""
+    """DOM changed within the event (budget 5 ms), painted (20 ms), 30 frames a second while dragging."""
     found = lab.evaluate(
         """async () => {
           const slider = document.querySelector('[data-role=ratio]'), canvas = document.querySelector('[data-role=masked]');
@@ -338,15 +338,18 @@ def test_the_ratio_follows_the_hand(lab):
             await frame(); await new Promise((go) => { const c = new MessageChannel(); c.port1.onmessage = go; c.port2.postMessage(0); });
             painted.push(performance.now() - start);
           }
-          let frames = 0; const begin = performance.now();
-          while (performance.now() - begin < 2000) { move(20 + frames % 60); await frame(); frames++; }
+          const gaps = [];
+          for (let last = performance.now(); gaps.length < 60; ) {
+            move(20 + gaps.length); await frame();
+            gaps.push(performance.now() - last); last = performance.now();
+          }
           const lag = canvas.dataset.hidden; await frame();
-          const middle = (a) => a.sort((x, y) => x - y)[a.length >> 1];
-          return { dom: middle(dom), painted: middle(painted), frames: frames / 2, settled: lag === canvas.dataset.hidden };
+          return { dom, painted, gaps, settled: lag === canvas.dataset.hidden };
         }"""
     )
-    print(found)
-    assert found["dom"] < 5 and found["painted"] < 60 and found["frames"] >= 20 and found["settled"]
+    dom, painted, gap = (needed(found[name]) for name in ("dom", "painted", "gaps"))
+    print(f"a ratio: {dom:.2f} ms to changed DOM, {painted:.1f} ms to painted, {1000 / gap:.0f} frames/s")
+    assert dom < 5 and painted < 20 and gap < 1000 / 30 and found["settled"]
 
 
 def test_a_run_fills_in_what_is_hidden(server, chromium, run, shots):
@@ -375,8 +378,8 @@ def test_a_run_fills_in_what_is_hidden(server, chromium, run, shots):
           return times.sort((a, b) => a - b);
         }"""
     )
-    print(f"reconstruction after release: median {times[4]:.0f} ms, slowest {times[-1]:.0f} ms")
-    assert times[4] < 1200, times  # three times the budget: the machine may be busy
+    print(f"reconstruction after release: {needed(times):.0f} ms, median {times[4]:.0f} ms, slowest {times[-1]:.0f} ms")
+    assert needed(times) < 400, times
     page.close()
 
 
