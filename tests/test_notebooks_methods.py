@@ -13,6 +13,7 @@ from PIL import Image
 
 import mimlab
 from mimlab import config
+from mimlab.errors import Refused
 from mimlab.find import names
 from mimlab.report import report
 
@@ -40,7 +41,6 @@ RUNS |= {
 TINY = {"encoder_args": {"dim": 24, "depth": 2, "heads": 2}, "fraction": 0.016, "patch_size": 7, "vocab": 32}
 TINY |= {"batch_size": 32, "epochs": 1, "knn_every": 0, "device": "cpu"}
 QUICK = {"splitmask", "dino", "revdet", "one_head"}
-KINDS = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in RUNS]
 LOOKS = {
     "04_reconstructions": {"images": 2},
     "05_attention": {"images": 2},
@@ -56,7 +56,7 @@ WITHOUT = {  # what has no such picture, and the words that say so
 }
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=RUNS)
 def trained(request, tmp_path_factory):
     """(name, path of its run), trained for an epoch of tiny settings."""
     out = tmp_path_factory.mktemp(request.param)
@@ -88,8 +88,9 @@ def run_cells(notebook, told, capsys):
     return shown
 
 
+@pytest.mark.parametrize("trained", sorted(QUICK), indirect=True)
 @pytest.mark.parametrize("notebook", LOOKS)
-def test_its_cells_run_on_every_method(trained, notebook, monkeypatch, capsys):
+def test_its_cells_run_on_kinds_of_runs(trained, notebook, monkeypatch, capsys):
     name, run = trained
     monkeypatch.setenv("MIMLAB_BATCH", "1")
     run_cells(notebook, told(name, notebook, run), capsys)
@@ -130,3 +131,19 @@ def test_what_is_looked_at_is_what_there_is():
         if {"run", "runs"} & set(settings.defaults()) and path.stem not in ("03_pretrain", "10_detection"):
             with_run.add(path.stem)
     assert with_run - {"01_masks"} == set(LOOKS), json.dumps(sorted(with_run))
+
+
+@pytest.mark.slow
+def test_an_encoder_without_its_method_and_a_run_without_weights(tmp_path):
+    """A file with an encoder alone has attention and features, and no reconstruction; a run without weights is refused."""
+    cfg = mimlab.Pretrain(**TINY | RUNS["mae"], film=0, checkpoint_every=0, out=str(tmp_path), run="r")
+    run = mimlab.pretrain(cfg).path
+    alone = {"run": str(run / "encoder.safetensors"), "load": {"heads": 2}, "images": 3, "out": str(tmp_path)}
+    for notebook in ("05_attention", "11_features"):
+        assert '"image/png"' in mimlab.execute(NOTEBOOKS / f"{notebook}.ipynb", alone).read_text()
+    with pytest.raises(Refused, match="an encoder alone"):
+        mimlab.execute(NOTEBOOKS / "04_reconstructions.ipynb", alone)
+    (run / "method.safetensors").unlink()
+    for notebook in ("04_reconstructions", "05_attention", "11_features"):
+        with pytest.raises(Refused, match="no weights at"):
+            mimlab.execute(NOTEBOOKS / f"{notebook}.ipynb", {"run": str(run)})

@@ -201,7 +201,9 @@ def check_projection(how, count):
     """Refuse a projection that there is not, that is not installed, or that would take too long."""
     if how not in PROJECTIONS:
         raise Refused(f"project = {how!r}; there are: {', '.join(PROJECTIONS)}")
-    package, install = {"pca": ("torch", ""), "tsne": ("sklearn", "scikit-learn"), "umap": ("umap", "umap-learn")}[how]
+    package, install = {"pca": ("torch", ""), "tsne": ("sklearn", "scikit-learn"), "umap": ("umap", "mimlab[umap]")}[
+        how
+    ]
     if importlib.util.find_spec(package) is None:
         raise Refused(f"project = {how!r} needs {install}: pip install {install}; or use project = 'pca'")
     if how == "tsne" and count > MOST:

@@ -172,7 +172,7 @@ def test_projections_that_cannot_be_are_refused(monkeypatch):
     with pytest.raises(Refused, match="2,000"):
         geometry.check_projection("tsne", 2001)
     monkeypatch.setattr(geometry.importlib.util, "find_spec", lambda name: None if name == "umap" else object())
-    with pytest.raises(Refused, match="pip install umap-learn"):
+    with pytest.raises(Refused, match=r"pip install mimlab.umap."):
         geometry.check_projection("umap", 10)
 
 
