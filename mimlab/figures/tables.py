@@ -12,7 +12,7 @@ from mimlab.figures.style import INK, TEMPLATE
 
 WIDEST, NARROWEST = 40, 8  # letters of a column of text; longer cells wrap, so that numbers keep their room
 PAGE = 1000  # px, the width that a table keeps to if it can
-MANY = 9  # columns; more of them have smaller letters
+MANY = 8  # columns; more of them have smaller letters
 
 
 def text(value):
