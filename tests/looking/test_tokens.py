@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import mimlab
-from mimlab import tokenizers
 from mimlab.errors import Refused
+from mimlab.layers import patchify
 from mimlab.looking import tokens
 from mimlab.tokenizers import random_patches, random_projection
 from mimlab.tokenizers.dvae import Tokenizer as Dvae
@@ -23,7 +23,7 @@ def images():
 
 @pytest.fixture
 def named(images):
-    patches = tokenizers.patchify(images, 4).flatten(0, 1)
+    patches = patchify(images, 4).flatten(0, 1)
     pasted, projected, trained = (
         random_patches.Tokenizer(24, 4),
         random_projection.Tokenizer(24, 4),
@@ -71,7 +71,7 @@ def test_what_cannot_be_drawn_is_averaged(images, named):
     used = ids.unique()
     wanted = used[torch.randperm(len(used))[:6]]
     found = tokens.averaged(images, ids, wanted, GRID, 4)
-    patches = tokenizers.patchify(images, 4)
+    patches = patchify(images, 4)
     for token, picture in zip(wanted, found, strict=True):
         assert torch.allclose(picture.flatten(), patches[ids == token].mean(0), atol=1e-5)
 
