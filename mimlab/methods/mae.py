@@ -68,8 +68,8 @@ class MAE(Method):
     """Hidden patches from visible ones, through an asymmetric encoder and decoder.
 
     `target`: what is predicted of a patch, its pixels (`norm_pix`: less their mean, over their deviation), its token, or
-    its largest principal components. `mask_in_encoder`: hidden patches are replaced before the encoder, which therefore sees all positions, as the
-    decoder does; the decoder has no mask token then.
+    its largest principal components. `mask_in_encoder`: hidden patches are replaced before the encoder, which therefore
+    sees all positions, as the decoder does; the decoder has no mask token then.
     """
 
     def __init__(

@@ -14,9 +14,9 @@ configs/vit_base__800ep. Its ViT-B is BEiT's transformer on ImageNet's statistic
 
 Differs from the paper: the warm-up begins at 0, not at the code's 5e-7; the code rounds 60 % up to whole units, here the share hidden at its two
 image sizes is fixed, so that at others one unit may be hidden in part. Swin, the paper's main encoder, is missing, and with it
-its heaviest heads, inverse Swins; in their place, as heavy in proportion, are two transformer blocks over all patches
-before the linear layer (`head = "blocks"`). The hidden width of the MLP, which the paper does not tell, is the encoder's. Its
-restoring of all pixels instead of predicting the hidden ones is [`all_patches`].
+its heaviest heads, inverse Swins; our analogue of them is two transformer blocks over all patches before the linear layer
+(`head = "blocks"`). The MLP's hidden layer is as wide as the encoder, and coarser targets are means, of which no code is
+public. Its restoring of all pixels instead of predicting the hidden ones is [`all_patches`].
 """
 
 import math
