@@ -25,6 +25,7 @@ ABOUT = (
     "seconds",
     "seed",
 )
+SAID = {"top1": "top-1", "fraction": "share of the images that pre-training saw"}
 NOTHING = "no results yet: run the study first"
 
 
@@ -106,8 +107,10 @@ def against(rows, x, y="top1", by="method", evaluation=None, reference=None, scr
         lines.setdefault(label, {})[at] = some
     names = list(dict.fromkeys([*lines, *(reference or {})]))
     colours = {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(names)}
-    for label, found in lines.items():
-        _line(figure, str(label), dict(sorted(found.items())), colours[label])
+    every = sorted({at for found in lines.values() for at in found})
+    for k, (label, found) in enumerate(lines.items()):
+        aside = _aside(every, k - (len(lines) - 1) / 2, log)
+        _line(figure, str(label), dict(sorted(found.items())), colours[label], aside)
     for label, (xs, ys) in (reference or {}).items():
         look = {"color": colours[label], "dash": "dot", "width": 1.3}
         figure.add_scatter(
@@ -126,25 +129,39 @@ def against(rows, x, y="top1", by="method", evaluation=None, reference=None, scr
         )
     if scratch is not None:
         _across(figure, scratch, f"no pre-training, the paper ({scratch:g})", "dot")
-    figure.update_layout(template=TEMPLATE, title=f"{y} against {x}", height=460, width=820)
-    figure.update_xaxes(title_text=x, type="log" if log else "linear", dtick=1 if log else None)
-    return figure.update_yaxes(title_text=f"{y} (%)")
+    across, up = SAID.get(x, x), SAID.get(y, y)
+    figure.update_layout(template=TEMPLATE, title=f"{up} against {across}", height=460, width=820)
+    figure.update_xaxes(
+        title_text=across,
+        type="log" if log else "linear",
+        tickvals=every or None,
+        ticktext=[f"{at:g}" for at in every] or None,
+    )
+    return figure.update_yaxes(title_text=f"{up} (%)")
 
 
-def _line(figure, label, found, colour):
-    """One label: points of every value, and their means with intervals."""
+def _aside(every, place, log):
+    """Where a value of x is drawn: beside the other lines, so that their intervals do not lie on each other."""
+    if log:
+        return lambda at: at * 1.05**place
+    step = 0.012 * (every[-1] - every[0]) if every else 0
+    return lambda at: at + step * place
+
+
+def _line(figure, label, found, colour, aside):
+    """One label: points of every value, and their means with intervals; `aside` says where an x is drawn."""
     name = html.escape(label, quote=False)
     points = [(at, value) for at, some in found.items() for value in some]
     figure.add_scatter(
-        x=[at for at, _ in points], y=[value for _, value in points], mode="markers", legendgroup=name, showlegend=False, hoverinfo="skip",
+        x=[aside(at) for at, _ in points], y=[value for _, value in points], mode="markers", legendgroup=name, showlegend=False, hoverinfo="skip",
         marker={"color": colour, "size": 6}, opacity=0.35,
     )  # fmt: skip
     halves = [interval(some) for some in found.values()]
     figure.add_scatter(
-        x=list(found), y=[statistics.mean(some) for some in found.values()], name=name, legendgroup=name, mode="lines+markers",
-        line={"color": colour}, customdata=[len(some) for some in found.values()],
+        x=[aside(at) for at in found], y=[statistics.mean(some) for some in found.values()], name=name, legendgroup=name, mode="lines+markers",
+        line={"color": colour}, customdata=[(len(some), at) for at, some in found.items()],
         error_y={"array": [half or 0 for half in halves], "thickness": 1.2, "width": 4} if any(halves) else None,
-        hovertemplate="%{fullData.name}<br>%{x}: %{y:.2f}, n = %{customdata}<extra></extra>",
+        hovertemplate="%{fullData.name}<br>%{customdata[1]}: %{y:.2f}, n = %{customdata[0]}<extra></extra>",
     )  # fmt: skip
 
 

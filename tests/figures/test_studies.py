@@ -40,7 +40,11 @@ def test_a_line_is_the_mean_and_the_bar_its_interval():
     )
     lines = {trace.name: trace for trace in figure.data if trace.mode == "lines+markers"}
     assert list(lines) == ["mae", "beit", "dino, the paper"]
-    assert list(lines["mae"].x) == [0.1, 1.0] and list(lines["mae"].y) == [51.0, 51.0]
+    assert [at for _, at in lines["mae"].customdata] == [0.1, 1.0] and list(lines["mae"].y) == [51.0, 51.0]
+    assert list(lines["mae"].x) == pytest.approx([0.1, 1.0], abs=0.01) and max(lines["mae"].x) < min(
+        lines["beit"].x[1:]
+    )
+    assert list(figure.layout.xaxis.tickvals) == [0.1, 1.0]
     half = 4.302652729911275 * 1.0 / math.sqrt(3)  # t of 2 degrees of freedom, of 50, 51, 52
     assert list(lines["mae"].error_y.array) == pytest.approx([half, half])
     points = next(trace for trace in figure.data if trace.mode == "markers" and trace.legendgroup == "beit")
