@@ -11,8 +11,8 @@ AUTOSAVE = 20  # s between saves of a running cell
 START = 600  # s for a kernel to start: on a busy machine papermill's 60 are too few
 
 
-def run(node, given, output, progress, environment):
-    """Execute a notebook node with the values `given` into `output`; `environment` is what the kernel sees besides ours.
+def run(node, given, output, progress, kernel):
+    """Execute a notebook node with the values `given` into `output`, in a `kernel` of `new`, which is started if need be.
 
     `progress`: a `watch.Silent` or None. Raises Refused where a cell raised it; Failed for every other error in a cell.
     """
@@ -20,7 +20,6 @@ def run(node, given, output, progress, environment):
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError, strip_color
 
-    kernel = manager(environment)
     running, failed = (output.with_name(f"{output.stem}.{state}.ipynb") for state in ("running", "failed"))
     try:
         with progress or Silent() as watch:
@@ -35,8 +34,7 @@ def run(node, given, output, progress, environment):
                 store_widget_state=False,
                 record_timing=False,
                 start_timeout=START,
-                kernel_manager_class=kernel,
-                extra_arguments=["--log-level=ERROR"],  # else: a warning about TCP for each start
+                km=kernel,
                 on_cell_start=kernel.begins(watch.cell_starts),
                 on_cell_executed=kernel.ends(watch.cell_ends),  # on_cell_complete comes when the cell was merely sent
             )
@@ -64,8 +62,8 @@ def run(node, given, output, progress, environment):
     failed.unlink(missing_ok=True)  # it told of an attempt that has now succeeded
 
 
-def manager(environment):
-    """A class of kernel managers for this very interpreter and the batch environment.
+def new(environment):
+    """A manager of a kernel, not started, for this very interpreter and the batch environment; to be given to `end`.
 
     A kernelspec `python3` of the user or of the system may belong to another Python; none is looked at. The
     environment is the kernel's alone: ours stays as it is, so several notebooks may run in threads.
@@ -74,20 +72,28 @@ def manager(environment):
     from jupyter_client.manager import AsyncKernelManager
 
     class Kernel(AsyncKernelManager):
-        busy = False  # with a cell
+        def __init__(self):
+            super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+            self.busy, self.clients = False, []  # with a cell; who talks to it
 
-        def __init__(self, **options):
-            super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **options)
+        def client(self, **options):
+            self.clients.append(super().client(**options))
+            return self.clients[-1]
 
         async def start_kernel(self, **options):
-            await AsyncKernelManager.start_kernel(self, **{**options, "env": {**os.environ, **environment}})
+            quiet = [
+                "--log-level=ERROR",
+                "--HistoryManager.hist_file=:memory:",
+            ]  # else: a warning about TCP at each start
+            given = {"extra_arguments": quiet, "env": {**os.environ, **environment}}
+            await AsyncKernelManager.start_kernel(self, **{**options, **given})
 
         async def shutdown_kernel(self, now=False, restart=False):
             """jupyter_client interrupts a kernel before it asks it to end, which only a cell at work needs.
 
             A kernel without one may be in the middle of a message, and would complain of a KeyboardInterrupt.
             """
-            if now or restart or Kernel.busy:
+            if now or restart or self.busy:
                 await AsyncKernelManager.shutdown_kernel(self, now=now, restart=restart)
                 return
             self.stop_restarter()
@@ -95,15 +101,28 @@ def manager(environment):
             await self.finish_shutdown()
             await self.cleanup_resources()
 
-        @staticmethod
-        def begins(tell):
-            return lambda **cell: setattr(Kernel, "busy", True) or tell(**cell)
+        async def end(self):
+            for client in self.clients:
+                client.stop_channels()
+            if self.has_kernel and await self.is_alive():
+                await self.shutdown_kernel()
+            else:
+                await self.cleanup_resources()
 
-        @staticmethod
-        def ends(tell):
-            return lambda **cell: setattr(Kernel, "busy", False) or tell(**cell)
+        def begins(self, tell):
+            return lambda **cell: setattr(self, "busy", True) or tell(**cell)
 
-    return Kernel
+        def ends(self, tell):
+            return lambda **cell: setattr(self, "busy", False) or tell(**cell)
+
+    return Kernel()
+
+
+def end(kernel):
+    """End the kernel, if it runs, and close what it left."""
+    from jupyter_core.utils import run_sync
+
+    run_sync(kernel.end)()
 
 
 def _trust(node):

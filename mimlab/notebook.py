@@ -12,6 +12,7 @@ from pathlib import Path
 from mimlab import kernel, remote
 from mimlab.errors import Refused
 from mimlab.find import closest
+from mimlab.places import places
 from mimlab.watch import Cells
 
 # what the kernel sees besides our own environment: viewers print text, and figures are data alone, which JupyterLab
@@ -53,20 +54,24 @@ def execute(notebook, parameters=None, *, output=None, log=None, progress=True, 
             there = ", ".join(known) or "none"
             raise Refused(f"{notebook.name}: no parameter {name!r}{closest(name, known)}; there are: {there}")
     config = _config(notebook, node)
-    if config is not None:
-        cfg = config.read({name: parameter["default"] for name, parameter in known.items()} | given)
-        given = {name: getattr(cfg, name) for name in given}
-        log = log or (cfg.log() if progress else None)
-        if output is None:
-            output = Path(cfg.folder()) / re.sub(r"^\d+[_-]*", "", notebook.name)
-    if output is None:
+    if config is None and output is None:
         raise Refused(f"output: {notebook.name} names no config, so give a path for the executed copy")
-    output = Path(output)
-    if output.suffix != ".ipynb" or output.resolve() == notebook.resolve():
-        raise Refused(f"output = '{output}': give a path that ends in .ipynb and is not the notebook itself")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    environment = BATCH | ({"PLOTLY_RENDERER": "png"} if static else {})
-    kernel.run(node, given, output, Cells(output.stem, node, log, sys.stderr) if progress else None, environment)
+    started = kernel.new(BATCH | ({"PLOTLY_RENDERER": "png"} if static else {}))
+    try:
+        if config is not None:
+            cfg = config.read({name: parameter["default"] for name, parameter in known.items()} | given)
+            given = {name: getattr(cfg, name) for name in given}
+            if output is None or (progress and log is None):
+                folder, grows = places(started, config.__name__, cfg)
+                log = log or (Path(grows) if progress and grows else None)
+                output = output or Path(folder) / re.sub(r"^\d+[_-]*", "", notebook.name)
+        output = Path(output)
+        if output.suffix != ".ipynb" or output.resolve() == notebook.resolve():
+            raise Refused(f"output = '{output}': give a path that ends in .ipynb and is not the notebook itself")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        kernel.run(node, given, output, Cells(output.stem, node, log, sys.stderr) if progress else None, started)
+    finally:
+        kernel.end(started)
     return output
 
 

@@ -44,7 +44,7 @@ def texts(path):
 
 @pytest.fixture
 def stub(monkeypatch):
-    """A stand-in for mimlab.config: types values as the real one does, refuses a negative lr."""
+    """A stand-in for mimlab.config: types values as the real one does, refuses a negative lr. No kernel knows it."""
 
     @dataclasses.dataclass(frozen=True)
     class Train:
@@ -69,6 +69,7 @@ def stub(monkeypatch):
     module.Train = Train
     monkeypatch.setitem(sys.modules, "mimlab.config", module)
     monkeypatch.setattr(mimlab, "config", module, raising=False)
+    monkeypatch.setitem(sys.modules, "torch", sys.modules.get("torch", types.ModuleType("torch")))  # checked here, then
 
 
 CELL = "lr = 0.1  # learning rate\nepochs = 2\nname = 'a'"
@@ -278,3 +279,44 @@ def test_reading_a_notebook_does_not_compile_grammars():
         "assert not found, found; assert 'rfc3987_syntax' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def alone(code):
+    """Run code in a process that has not loaded torch; what it printed."""
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_kernel_checks_settings_where_torch_is_not_loaded():
+    """Torch and timm are loaded once; what the kernel refuses is refused here, with no cell run and nothing written."""
+    write("03_train.ipynb", 'patch_size = 4\nout = "runs"\nrun = "a"', "open('ran', 'w')", config="Pretrain")
+    code = """
+        import pathlib, sys
+        from mimlab.errors import Refused
+        from mimlab.notebook import execute
+        try:
+            execute("03_train.ipynb", {"patch_size": "5"})
+        except Refused as error:
+            print(error)
+        print(pathlib.Path("runs").exists() or pathlib.Path("ran").exists())
+        print(execute("03_train.ipynb", {"patch_size": "7"}), pathlib.Path("ran").exists(), "torch" in sys.modules)
+    """
+    refused, begun, done = alone(code)
+    assert "does not divide" in refused and begun == "False" and done == "runs/a/train.ipynb True False"
+
+
+def test_a_kernel_that_dies_while_it_checks_is_told():
+    """A module of the user's that ends the process stands for one that the system kills."""
+    Path("deadly").mkdir()
+    Path("deadly/mask.py").write_text("import os\nos._exit(9)")
+    write("03_train.ipynb", 'mask = "deadly.mask"\nrun = "a"', config="Pretrain")
+    code = """
+        from mimlab.errors import Failed
+        from mimlab.notebook import execute
+        try:
+            execute("03_train.ipynb")
+        except Failed as error:
+            print(error)
+    """
+    assert alone(code) == ["the kernel died (out of memory, or killed) before the first cell"]

@@ -4,7 +4,6 @@ A mask is bool (M, N), True = hidden, N = h * w patches in raster order; tensor 
 """
 
 import numpy as np
-from scipy import ndimage
 
 from mimlab.errors import Refused
 
@@ -22,7 +21,7 @@ UNITS = {  # of the numbers of `summary`
     "kappa": "0 = chance, 1 = the same",
 }
 CROSS = np.zeros((3, 3, 3), bool)
-CROSS[1] = ndimage.generate_binary_structure(2, 1)  # connects 4 neighbours of one mask, never one mask to the next
+CROSS[1, 1] = CROSS[1, :, 1] = True  # connects 4 neighbours of one mask, never one mask to the next
 
 
 def on_grid(mask, grid, name="mask"):
@@ -73,6 +72,8 @@ def summary(mask, grid):
 
 def _regions(many):
     """Regions per mask, patches per region, share of the hidden that lies in the largest of its mask."""
+    from scipy import ndimage  # half a second of a notebook's start, where no mask is measured
+
     labels, count = ndimage.label(many, CROSS)
     if not count:
         return 0.0, float("nan"), float("nan")
@@ -95,6 +96,8 @@ def _hidden_neighbours(many):
 
 def _distances(many):
     """Mean distance from a hidden patch to the nearest visible one, and the largest, averaged over masks."""
+    from scipy import ndimage
+
     hidden = many.sum((1, 2))
     many = many[(hidden > 0) & (hidden < many[0].size)]  # the others have no such pair
     if not len(many):
