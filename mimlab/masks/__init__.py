@@ -14,6 +14,7 @@ Letters: B batch, N patches, V visible, D width.
 import math
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 
 from mimlab.errors import Refused
@@ -44,7 +45,12 @@ def cut(rank, hidden):
 
     Equal ranks go in raster order on every machine, so that a viewer which cuts the same rank agrees.
     """
-    lowest = rank.topk(hidden, dim=1, sorted=False).values.amin(1, keepdim=True)  # (B, 1); faster than a stable sort
+    values = (rank if rank.dtype == torch.float64 else rank.float()).cpu().numpy()
+    lowest = np.partition(values, -hidden, axis=1)[:, -hidden, None]  # (B, 1); a fraction of topk's or a sort's time
+    lowest = torch.from_numpy(lowest).to(rank)
+    mask = rank >= lowest
+    if int(mask.sum()) == hidden * len(mask):  # no tie to break
+        return mask
     above, tied = rank > lowest, rank == lowest
     return above | (tied & (tied.cumsum(1) <= hidden - above.sum(1, keepdim=True)))
 
@@ -176,7 +182,7 @@ def _finite(found, batch, grid, who):
     if not isinstance(found, torch.Tensor) or shape != wanted or not found.is_floating_point():
         what = f"{shape} {found.dtype}" if isinstance(found, torch.Tensor) else type(found).__name__
         raise Refused(f"{who} as {what}; expected a float tensor of shape {wanted}")
-    if not torch.isfinite(found).all():
+    if not math.isfinite(found.sum()) and not torch.isfinite(found).all():  # the sum is quicker, but may overflow
         raise Refused(f"{who} some patches not finite; every patch needs a finite number")
     return found
 

@@ -185,23 +185,26 @@ def _cover(batch, grid, generator, low, high, logs):
     """
     n = grid[0] * grid[1]
     size = np.array(grid, np.float32)[:, None]
-    result = _along(grid)[torch.randint(8, (batch,), generator=generator).numpy()]
+    along = _along(grid)[torch.randint(8, (batch,), generator=generator).numpy()]
     noise = 1 - torch.rand(batch, n, generator=generator).numpy()  # above 0; the highest uncovered is uniform
-    free, ranked, alive = _all(grid, batch), result.copy(), np.arange(batch)
+    free, alive = _all(grid, batch), np.arange(batch)
+    rounds = np.zeros((batch, n), np.uint8 if n < 256 else np.uint16)  # for which a cell stays uncovered
+    counted = rounds.copy()
     while len(alive):
-        cell = np.stack(np.divmod(noise.argmax(1), grid[1])).astype(np.float32)  # (2, A): row and column
+        cell = np.array(np.divmod(noise.argmax(1), grid[1]), np.float32)  # (2, A): row and column
         u = torch.rand(4, len(alive), generator=generator).numpy()
-        sides = np.clip(_sides(low + (high - low) * u[0], u[1], logs), 1, np.maximum(size - 1, 1))
+        sides = _sides(low + (high - low) * u[0], u[1], logs)
+        sides = np.maximum(np.minimum(sides, np.maximum(size - 1, 1)), 1)
         first, last = np.maximum(cell - sides + 1, 0), np.minimum(cell, size - sides)
         free &= ~_cells(sides, first + np.floor((last - first + 1) * u[2:]), grid)
         uncovered = _bools(free, grid)
         noise *= uncovered
-        ranked -= uncovered
+        counted += uncovered.view(np.uint8)
         going = free.any(0)
         if going.sum() <= len(alive) / 2:
-            result[alive] = ranked
-            free, ranked, noise, alive = free[:, going], ranked[going], noise[going], alive[going]
-    return torch.from_numpy(result)
+            rounds[alive] = counted
+            free, counted, noise, alive = free[:, going], counted[going], noise[going], alive[going]
+    return torch.from_numpy(along - rounds)
 
 
 def _along(grid):
@@ -215,14 +218,19 @@ def _along(grid):
 def _sides(area, u, logs):
     """Heights and widths (2, ...) of blocks of the given areas, aspects log-uniform by the uniform numbers `u`."""
     log = u * ((logs[1] - logs[0]) / 2) + logs[0] / 2  # of the square root of the aspect
-    return np.rint(np.sqrt(area) * np.exp(np.stack([log, -log])))
+    sides = np.empty((2, *log.shape), log.dtype)
+    np.exp(log, out=sides[0])
+    np.exp(-log, out=sides[1])
+    return np.rint(np.multiply(sides, np.sqrt(area), out=sides), out=sides)
 
 
 def _cells(sides, starts, grid):
     """Blocks as bits: heights and widths (2, ...), tops and lefts (2, ...) -> uint64 (words, ...)."""
     h, w = grid
-    index = np.stack([sides[0] * (h + 1) + starts[0], sides[1] * (w + 1) + starts[1] + (h + 1) ** 2])
-    bands = _bands((h, w)).take(index.astype(np.intp), axis=1)
+    index = np.empty(sides.shape, np.intp)
+    index[0] = sides[0] * (h + 1) + starts[0]
+    index[1] = sides[1] * (w + 1) + starts[1] + (h + 1) ** 2
+    bands = _bands((h, w)).take(index, axis=1)
     return bands[:, 0] & bands[:, 1]
 
 
@@ -239,7 +247,12 @@ def _bands(grid):
 
 def _all(grid, k):
     """Every cell of the grid, `k` times: uint64 (words, k)."""
-    return np.repeat(_bits(np.ones((1, grid[0] * grid[1]), bool)), k, axis=1)
+    return np.repeat(_full(tuple(grid)), k, axis=1)
+
+
+@lru_cache(maxsize=8)
+def _full(grid):
+    return _bits(np.ones((1, grid[0] * grid[1]), bool))
 
 
 def _bits(cells):

@@ -263,14 +263,14 @@ def test_pixels_repeats_each_patch():
 
 
 LIMIT = 5e-3  # s for 256 masks of 14 x 14, of the fastest of many
-SHARE = 0.05  # of the embedding, which takes 0.1 s on the core that the limit was set on
+CORE = 0.15  # s that `embedding` takes at most on a core on which the limit must hold; 0.08 to 0.12 where it was set
 
 
 @every_strategy
 def test_a_batch_of_masks_costs_next_to_nothing(name, given):
     """Processor time of the fastest of many, which other work on the machine hardly changes; looking costs extra.
 
-    On a slow or shared core the limit is a share of what embedding the patches of these images costs right then.
+    A core that is slower at other things too, measured when the limit is missed, is given as much longer.
     """
     if masks.looks(name):
         return
@@ -280,8 +280,8 @@ def test_a_batch_of_masks_costs_next_to_nothing(name, given):
         masks.sample(name, 256, (14, 14), 0.5, generator, **given)
         times.append(time.thread_time() - start)
         if min(times) < LIMIT:
-            break
-    limit = LIMIT if min(times) < LIMIT else max(LIMIT, SHARE * embedding())
+            return
+    limit = LIMIT * max(1, embedding() / CORE)
     assert min(times) < limit, f"{min(times) * 1e3:.1f} ms, limit {limit * 1e3:.1f}"
 
 
