@@ -4,6 +4,8 @@ import contextlib
 import time
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from mimlab import tokenizers
 from mimlab.bench.ready import CLASSES, Known, inputs
@@ -12,6 +14,12 @@ from mimlab.train import Batches, adamw, draw, open_data
 
 RATE = 1e-4  # of all cases: nothing is to be learned, and nothing to diverge
 PROGRESS = Progress(500, 1000)  # in the middle of training: nothing is warmed up or frozen any more
+
+
+def accelerator(cfg):
+    """As the settings say; an earlier run in this process may have had another precision or device."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=cfg.device == "cpu", mixed_precision=cfg.precision)
 
 
 class Clock:

@@ -70,10 +70,9 @@ def bench(
 
 def run(settings, at, against, skip, rounds, threads, clock, limit, patience, fused, out, report):
     import torch
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
 
     from mimlab.bench import machine
+    from mimlab.bench.case import accelerator
     from mimlab.bench.loop import compare
     from mimlab.bench.measure import measure
 
@@ -85,10 +84,9 @@ def run(settings, at, against, skip, rounds, threads, clock, limit, patience, fu
     began, rows, missing, loops = time.perf_counter(), [], [], []
     try:
         for method, cfg in settings.items():
-            AcceleratorState._reset_state(reset_partial_state=True)
-            accelerator = Accelerator(cpu=cfg.device == "cpu", mixed_precision=cfg.precision)
+            started = accelerator(cfg)
             report(f"{method}: building")
-            found, gone = measure(cfg, accelerator, against, rounds, clock, limit, patience, fused, report)
+            found, gone = measure(cfg, started, against, rounds, clock, limit, patience, fused, report)
             missing += gone
             gc.collect()
             if "memory" not in skip:
@@ -97,7 +95,7 @@ def run(settings, at, against, skip, rounds, threads, clock, limit, patience, fu
             rows += found
             if "loop" not in skip:
                 report(f"{method}: the whole loop")
-                loops.append(compare(cfg, accelerator, clock, limit))
+                loops.append(compare(cfg, started, clock, limit))
             gc.collect()
     finally:
         torch.set_num_threads(before)

@@ -45,24 +45,23 @@ def last(text):
 def child(given):
     """What `ask` gets: in this process, which must be fresh."""
     import torch
-    from accelerate import Accelerator
 
     from mimlab.bench import others
-    from mimlab.bench.case import Clock, Ours
+    from mimlab.bench.case import Clock, Ours, accelerator
     from mimlab.config import Pretrain
 
     torch.set_num_threads(given["threads"])
     cfg, who = Pretrain.read(given["settings"]).resolved(), given["who"]
-    accelerator = Accelerator(cpu=cfg.device == "cpu", mixed_precision=cfg.precision)
-    clock = Clock(accelerator.device)
-    steps(build(cfg.replace(**tiny(cfg)), who, accelerator, given["fused"], others, Ours), clock)
+    started = accelerator(cfg)
+    clock = Clock(started.device)
+    steps(build(cfg.replace(**tiny(cfg)), who, started, given["fused"], others, Ours), clock)
     trim()
     imports = resident()
     CLEAR.write_text("5") if CLEAR.exists() else None  # the peak begins anew
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    steps(build(cfg, who, accelerator, given["fused"], others, Ours), clock)
-    if accelerator.device.type == "cuda":
+    steps(build(cfg, who, started, given["fused"], others, Ours), clock)
+    if started.device.type == "cuda":
         return {"peak_mb": torch.cuda.max_memory_allocated() / 2**20, "imports_mb": 0.0}
     return {"peak_mb": peak() - imports, "imports_mb": imports}
 

@@ -5,10 +5,11 @@ from functools import cache, cached_property
 
 import torch
 
+from mimlab.bench.ready import CLASSES
 from mimlab.config import Pretrain
 from mimlab.errors import Refused
 from mimlab.scale import cluster, growth
-from mimlab.scale.step import CLASSES, cost, flops
+from mimlab.scale.step import cost, flops
 
 VIT_B = {"encoder": "vit_base", "encoder_args": {}, "image_size": 224, "patch_size": 16, "vocab": 8192}
 STEPS = 6  # of a run with several processes; the first is left out

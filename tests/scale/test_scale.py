@@ -7,8 +7,8 @@ from mimlab.errors import Refused
 from mimlab.figures import scale as figures
 from mimlab.scale import cluster, line, power
 from mimlab.scale.cluster import LATENCY, Machine
-from mimlab.scale.memory import largest, peaks, settings
-from mimlab.scale.step import Step, cost, flops, kept
+from mimlab.scale.memory import BATCHES, largest, row
+from mimlab.scale.step import cost, flops, kept, step
 
 
 def test_power_and_line():
@@ -45,7 +45,7 @@ def tiny(**given):
 
 
 def test_memory_for_backward_is_in_proportion_to_the_batch():
-    found = [kept(Step(tiny(batch_size=batch))) for batch in (4, 8, 16)]
+    found = [kept(step(tiny(batch_size=batch))) for batch in (4, 8, 16)]
     assert power([4, 8, 16], found)[1] == pytest.approx(1, abs=0.05)
     row = cost(tiny(batch_size=4), rounds=1)
     assert row["ms"] > 0 and row["mb"] == pytest.approx(found[0] / 2**20)
@@ -61,10 +61,12 @@ def test_the_largest_batch():
     assert largest([10, 20], [9100, 9200], 4) == 0
 
 
-def test_peaks_grow_with_the_batch():
-    small = {"encoder_args": {"dim": 96, "depth": 2, "heads": 3}}
-    ((few, many),) = peaks([(settings("32px", "mae", small), (256, 16))])
-    assert 100 < few < many - 20
+def test_a_row_is_a_line_through_two_peaks(monkeypatch):
+    monkeypatch.setitem(BATCHES, "32px", (16, 256))
+    found = row("32px", "mae", {"encoder_args": {"dim": 96, "depth": 2}})
+    assert list(found)[:4] == ["at", "method", "fixed_mb", "mb_per_image"]
+    assert found["fixed_mb"] > 100 and 0.1 < found["mb_per_image"] < 3.36  # less than of one twice as wide, 6 deep
+    assert 0 < found["4 GB"] < found["16 GB"] < found["80 GB"]
 
 
 def test_settings_are_refused():
