@@ -49,10 +49,9 @@ def others():
 class Square:
     """A square product, whose best rate over the rounds is what this machine can do: `flops` of one `run`."""
 
-    flops = 2 * SQUARE**3
-
     def __init__(self, device):
         generator = torch.Generator(device).manual_seed(0)
+        self.flops = 2 * SQUARE**3
         self.a, self.b = (torch.randn(SQUARE, SQUARE, generator=generator, device=device) for _ in range(2))
         self.out = torch.empty_like(self.a)
 

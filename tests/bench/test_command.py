@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from mimlab.__main__ import main, parser
-from mimlab.bench import memory, others, sizes
+from mimlab.bench import machine, memory, others, sizes
 from mimlab.bench.command import bench
 from mimlab.bench.table import text
 from mimlab.errors import Failed
@@ -32,6 +32,14 @@ PARTS = {
 
 def tiny(method, **changes):
     return list((TINY | PARTS.get(method, {}) | changes).items())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    """A smaller square than a machine is measured with: no speed is asked for here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "SQUARE", 256)
+        yield
 
 
 QUICK = {"skip": ("memory", "loop"), "threads": 1}

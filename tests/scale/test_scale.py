@@ -5,10 +5,10 @@ import pytest
 import mimlab
 from mimlab.errors import Refused
 from mimlab.figures import scale as figures
-from mimlab.scale import cluster, line, power
+from mimlab.scale import cluster, line, power, step
 from mimlab.scale.cluster import LATENCY, Machine
-from mimlab.scale.memory import BATCHES, largest, row
-from mimlab.scale.step import cost, flops, kept, step
+from mimlab.scale.memory import largest, row
+from mimlab.scale.step import cost, flops, kept
 
 
 def test_power_and_line():
@@ -45,7 +45,7 @@ def tiny(**given):
 
 
 def test_memory_for_backward_is_in_proportion_to_the_batch():
-    found = [kept(step(tiny(batch_size=batch))) for batch in (4, 8, 16)]
+    found = [kept(step.step(tiny(batch_size=batch))) for batch in (4, 8, 16)]
     assert power([4, 8, 16], found)[1] == pytest.approx(1, abs=0.05)
     row = cost(tiny(batch_size=4), rounds=1)
     assert row["ms"] > 0 and row["mb"] == pytest.approx(found[0] / 2**20)
@@ -62,11 +62,19 @@ def test_the_largest_batch():
 
 
 def test_a_row_is_a_line_through_two_peaks(monkeypatch):
-    monkeypatch.setitem(BATCHES, "32px", (16, 256))
-    found = row("32px", "mae", {"encoder_args": {"dim": 96, "depth": 2}})
-    assert list(found)[:4] == ["at", "method", "fixed_mb", "mb_per_image"]
-    assert found["fixed_mb"] > 100 and 0.1 < found["mb_per_image"] < 3.36  # less than of one twice as wide, 6 deep
-    assert 0 < found["4 GB"] < found["16 GB"] < found["80 GB"]
+    """What a process says of its memory is tested with the benchmark."""
+    asked = []
+
+    def ask(cfg, who, threads):
+        asked.append((cfg.method, cfg.encoder_args["depth"], cfg.batch_size, who, threads))
+        return {"imports_mb": 500.0, "peak_mb": 100 + 2.5 * cfg.batch_size}
+
+    monkeypatch.setattr(step, "ask", ask)
+    found = row("32px", "mae", {"encoder_args": {"depth": 2}})
+    assert asked == [("mae", 2, 32, "mimlab", 1), ("mae", 2, 96, "mimlab", 1)]
+    assert found == {"at": "32px", "method": "mae", "fixed_mb": 600, "mb_per_image": 2.5} | {
+        f"{gb} GB": largest((0, 1), (600, 602.5), gb) for gb in (4, 16, 80)
+    }
 
 
 def test_settings_are_refused():
