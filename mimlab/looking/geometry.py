@@ -234,5 +234,5 @@ def plane(features, how, seed=0):
     from umap import UMAP
 
     near = min(15, len(features) - 1)
-    points = UMAP(n_neighbors=near, random_state=seed).fit_transform(features.float().numpy())
+    points = UMAP(n_neighbors=near, random_state=seed, n_jobs=1).fit_transform(features.float().numpy())
     return torch.as_tensor(points).float(), f"UMAP, {near} neighbours; distances between groups mean little"
