@@ -4,6 +4,7 @@ By default a few kinds of runs stand for all: two branches, nothing hidden, a me
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -138,7 +139,8 @@ def test_an_encoder_without_its_method_and_a_run_without_weights(tmp_path):
     """A file with an encoder alone has attention and features, and no reconstruction; a run without weights is refused."""
     cfg = mimlab.Pretrain(**TINY | RUNS["mae"], film=0, checkpoint_every=0, out=str(tmp_path), run="r")
     run = mimlab.pretrain(cfg).path
-    alone = {"run": str(run / "encoder.safetensors"), "load": {"heads": 2}, "images": 3, "out": str(tmp_path)}
+    file = shutil.copy(run / "encoder.safetensors", tmp_path / "alone.safetensors")  # no config.json beside it
+    alone = {"run": str(file), "load": {"heads": 2}, "images": 3, "out": str(tmp_path)}
     for notebook in ("05_attention", "11_features"):
         assert '"image/png"' in mimlab.execute(NOTEBOOKS / f"{notebook}.ipynb", alone).read_text()
     with pytest.raises(Refused, match="an encoder alone"):
