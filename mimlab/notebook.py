@@ -56,6 +56,8 @@ def execute(notebook, parameters=None, *, output=None, log=None, progress=True, 
     config = _config(notebook, node)
     if config is None and output is None:
         raise Refused(f"output: {notebook.name} names no config, so give a path for the executed copy")
+    if config is None:
+        given = {name: _typed(name, value, known[name]["default"]) for name, value in given.items()}
     started = kernel.new(BATCH | ({"PLOTLY_RENDERER": "png"} if static else {}))
     try:
         if config is not None:
@@ -192,6 +194,18 @@ def _parameters(notebook, node):
             ) from None
         found[name] = {"default": default, "help": parameter["help"]}
     return found
+
+
+def _typed(name, value, default):
+    """Text of a command line read as YAML where the default is no text: without a config nothing else tells the type."""
+    import yaml
+
+    if not isinstance(value, str) or isinstance(default, str):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise Refused(f"{name} = {value!r} is no value such as 3, 0.5, true or [1, 2]") from None
 
 
 def _config(notebook, node):

@@ -164,6 +164,14 @@ def test_without_a_config_the_output_must_be_given():
     assert texts(execute(source, {"x": 4}, output="o{1}/done.ipynb")) == ["5\n"]  # braces are no template
 
 
+def test_without_a_config_text_is_read_by_the_default(tmp_path):
+    write(tmp_path / "plain.ipynb", "n = 1\nname = 'a'\nshares = None", "print(n + 1, name * 2, shares)")
+    done = execute(tmp_path / "plain.ipynb", {"n": "2.5", "name": "7", "shares": "[0.1, 1]"}, output="done.ipynb")
+    assert texts(done) == ["3.5 77 [0.1, 1]\n"]
+    with pytest.raises(Refused, match=r"n = '\[2' is no value such as"):
+        execute(tmp_path / "plain.ipynb", {"n": "[2"}, output="done.ipynb")
+
+
 def test_a_failure_tells_the_cell_and_keeps_the_finished_copy():
     source = write("plain.ipynb", "x = 1", "print(1 / x)")
     done = execute(source, output="done.ipynb")
