@@ -221,7 +221,8 @@ def _sides(area, u, logs):
     sides = np.empty((2, *log.shape), log.dtype)
     np.exp(log, out=sides[0])
     np.exp(-log, out=sides[1])
-    return np.rint(np.multiply(sides, np.sqrt(area), out=sides), out=sides)
+    sides = sides * np.sqrt(area)  # many areas may share the numbers
+    return np.rint(sides, out=sides)
 
 
 def _cells(sides, starts, grid):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mimlab import tokenizers
+from mimlab import layers, tokenizers
 from mimlab.errors import Refused
 from mimlab.find import find, names
 from mimlab.tokenizers import _codebook
@@ -205,10 +205,10 @@ def test_a_users_file_is_a_tokenizer_and_its_text_is_in_the_key(store, tmp_path,
 
 def test_layout_round_trip():
     x = images(2, (8, 12))
-    patches = tokenizers.patchify(x, 4)
+    patches = layers.patchify(x, 4)
     assert patches.shape == (2, 6, 48)
     assert torch.equal(patches[1, 4].view(3, 4, 4), x[1, :, 4:8, 4:8])
-    assert torch.equal(tokenizers.unpatchify(patches, (2, 3), 4), x)
+    assert torch.equal(layers.unpatchify(patches, (2, 3), 4), x)
 
 
 def test_distinct_finds_the_first_of_equal_rows():
