@@ -357,7 +357,7 @@ def test_a_run_fills_in_what_is_hidden(server, chromium, run, shots):
     open_notebook(page, server("notebooks/01_masks.ipynb"))
     replace_cell(page, 1, f'run = "{run.path}"')
     run_until_explorer(page)
-    page.wait_for_function("() => /dB/.test(document.querySelector('[data-role=numbers]').textContent)", timeout=60_000)
+    within(page, NUMBERS, "/dB/.test(text)", 60)
     page.locator(".mimlab-masks").first.scroll_into_view_if_needed()
     within(
         page, FILLED, "stale === '0' && images.length > 0 && images.every((i) => i.width === 64 && i.height > 100)", 60
@@ -383,6 +383,7 @@ def test_a_run_fills_in_what_is_hidden(server, chromium, run, shots):
     page.close()
 
 
+NUMBERS = "() => ({ text: document.querySelector('[data-role=numbers]')?.textContent ?? '' })"
 FILLED = """() => { const panel = document.querySelector('[data-role=panel]');
   return { stale: panel.dataset.stale, images: [...panel.querySelectorAll('img.result')].map(
     (image) => ({ width: image.naturalWidth, height: image.getBoundingClientRect().height, opacity: getComputedStyle(image).opacity })) }; }"""
