@@ -47,12 +47,13 @@ def find(kind, name):
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
             raise Refused(f"{kind}: no module called {name!r} can be imported ({error})") from None
-    loaded = sys.modules.get(f"mimlab.{kind}.{name}")
-    if loaded is not None and not name.startswith("_"):  # masks ask at every step; the folder need not be read
-        return loaded
-    if name not in names(kind):
+    full = f"mimlab.{kind}.{name}"
+    known = full in sys.modules and not name.startswith("_")  # masks ask at every step; the folder need not be read
+    if not known and name not in names(kind):
         raise Refused(f"no {kind} called {name!r}{closest(name, names(kind))}; there are: {', '.join(names(kind))}")
-    return importlib.import_module(f"mimlab.{kind}.{name}")
+    return importlib.import_module(
+        full
+    )  # waits where another thread is still at it; what sys.modules has may be half done
 
 
 def label(function):

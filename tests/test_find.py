@@ -1,5 +1,7 @@
 """Names are files."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Annotated, Literal
 
@@ -95,3 +97,35 @@ def test_a_label_changes_with_the_code():
     scope = {}
     exec("def typed(batch):\n    return batch", scope)  # no source to be found
     assert label(scope["typed"]).startswith("typed (function ")
+
+
+def test_a_module_that_another_thread_imports_is_waited_for(tmp_path):
+    """In a fresh process: one thread is in the middle of an import when another asks for the same file."""
+    code = """
+import importlib.abc, importlib.machinery, sys, threading, time
+from mimlab.find import find
+
+began = threading.Event()
+
+class Slow(importlib.machinery.SourceFileLoader):
+    def exec_module(self, module):
+        began.set()
+        time.sleep(0.5)
+        super().exec_module(module)
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "mimlab.masks.random":
+            spec = importlib.machinery.PathFinder.find_spec(name, path)
+            spec.loader = Slow(spec.loader.name, spec.loader.path)
+            return spec
+
+sys.meta_path.insert(0, Finder())
+other = threading.Thread(target=find, args=("masks", "random"))
+other.start()
+began.wait()
+assert callable(find("masks", "random").rank)
+other.join()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
