@@ -51,9 +51,7 @@ def find(kind, name):
     known = full in sys.modules and not name.startswith("_")  # masks ask at every step; the folder need not be read
     if not known and name not in names(kind):
         raise Refused(f"no {kind} called {name!r}{closest(name, names(kind))}; there are: {', '.join(names(kind))}")
-    return importlib.import_module(
-        full
-    )  # waits where another thread is still at it; what sys.modules has may be half done
+    return importlib.import_module(full)  # not sys.modules[full], which another thread may have half done
 
 
 def label(function):

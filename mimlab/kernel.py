@@ -81,10 +81,8 @@ def new(environment):
             return self.clients[-1]
 
         async def start_kernel(self, **options):
-            quiet = [
-                "--log-level=ERROR",
-                "--HistoryManager.hist_file=:memory:",
-            ]  # else: a warning about TCP at each start
+            # else: a warning about TCP at each start, and a history file that all kernels share
+            quiet = ["--log-level=ERROR", "--HistoryManager.hist_file=:memory:"]
             given = {"extra_arguments": quiet, "env": {**os.environ, **environment}}
             await AsyncKernelManager.start_kernel(self, **{**options, **given})
 

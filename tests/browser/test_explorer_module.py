@@ -634,10 +634,8 @@ def test_the_exported_page_is_alive_without_kernel_and_network(show, tmp_path):
     page.goto(path.as_uri())
     ready(page)
     np.testing.assert_array_equal(shown(page), wanted)
-    assert (
-        role(page, "panel").get_attribute("data-stale") == "0"
-        and role(page, "filled").get_attribute("data-empty") is None
-    )
+    assert role(page, "panel").get_attribute("data-stale") == "0"
+    assert role(page, "filled").get_attribute("data-empty") is None and role(page, "filled").get_attribute("src")
     set_ratio(page, 70)
     np.testing.assert_array_equal(shown(page), sample("random", 6, GRID, 70))
     assert role(page, "panel").get_attribute("data-stale") == "1"

@@ -316,7 +316,7 @@ def test_another_seed_through_the_kernel_is_quick(lab):
         }"""
     )
     print(f"another seed: {needed(times):.1f} ms, median {times[12]:.1f} ms, slowest {times[-1]:.1f} ms")
-    assert times[0] < 60 and needed(times) < 180, times  # the kernel shares its cores with JupyterLab and the page
+    assert times[0] < 60 and times[12] < 180, times  # the kernel shares its cores with JupyterLab and the page
     assert np.array_equal(settled(lab), want("blockwise", 70, seed=1024))
     first(lab).locator("[data-role=seed]").fill("0")
 
