@@ -14,6 +14,12 @@ def world():
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def mine(batch):
+    """This process's rows of a whole batch."""
+    share = batch // world()
+    return slice(rank() * share, (rank() + 1) * share)
+
+
 class _Gather(torch.autograd.Function):
     """all_gather whose backward adds what every process sends back to the rows that are ours."""
 

@@ -8,10 +8,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from mimlab import data, masks, tokenizers
-from mimlab.distributed import generator_for, rank, world
+from mimlab.batches import Batches
+from mimlab.distributed import generator_for, mine, rank, world
 from mimlab.errors import Refused
 from mimlab.find import options
 from mimlab.layers import decay_groups, schedule
@@ -39,40 +40,6 @@ def pretrain(cfg, report=None):
     lock = run.lock() if int(os.environ.get("RANK", 0)) == 0 else contextlib.nullcontext()
     with lock:
         return _train(cfg, run, report)
-
-
-class Batches(Dataset):
-    """Item `step`: this process's views of the images (a tuple) and labels, and the rows of the whole batch.
-
-    A pure function of (seed, step), so neither workers nor a restart change anything.
-    """
-
-    def __init__(self, images, augment, cfg, each):
-        self.images, self.augment, self.cfg, self.each = images, augment, cfg, each
-        self.order = None, None  # of the latest epoch: drawn at every step it would cost a million numbers each time
-
-    def rows(self, step):
-        """Rows of the whole batch of `step`: a permutation an epoch, its tail dropped."""
-        epoch, place = divmod(step, self.each)
-        if self.order[0] != epoch:
-            generator = generator_for(self.cfg.seed, epoch, "order")
-            self.order = epoch, torch.randperm(len(self.images), generator=generator)
-        return self.order[1][place * self.cfg.batch_size : (place + 1) * self.cfg.batch_size].clone()
-
-    def __getitem__(self, step):
-        rows = self.rows(step)
-        draws = self.augment.draw(len(rows), generator_for(self.cfg.seed, step, "augment"))
-        here = mine(len(rows))
-        draws = {name: value[here] for name, value in draws.items()}
-        views = self.augment.apply(self.images.get(rows[here]), draws)
-        labels = None if self.images.labels is None else torch.from_numpy(self.images.labels[rows[here].numpy()])
-        return views if isinstance(views, tuple) else (views,), labels, rows
-
-
-def mine(batch):
-    """This process's rows of a whole batch."""
-    share = batch // world()
-    return slice(rank() * share, (rank() + 1) * share)
 
 
 def _train(cfg, run, report):

@@ -6,9 +6,9 @@ from torch.nn.functional import conv2d, pad
 from torchvision.transforms.v2 import functional as tv
 
 import mimlab
+from mimlab.batches import Batches
 from mimlab.data import _pixels, augment, multicrop
 from mimlab.distributed import generator_for
-from mimlab.train import Batches
 
 TINY = {
     "encoder_args": {"dim": 24, "depth": 1, "heads": 2},

@@ -8,9 +8,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from mimlab import tokenizers
+from mimlab.batches import Batches
 from mimlab.bench.ready import CLASSES, Known, inputs
 from mimlab.methods import Batch, Progress
-from mimlab.train import Batches, adamw, draw, open_data
+from mimlab.train import adamw, draw, open_data
 
 RATE = 1e-4  # of all cases: nothing is to be learned, and nothing to diverge
 PROGRESS = Progress(500, 1000)  # in the middle of training: nothing is warmed up or frozen any more

@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from mimlab.detection import data, start
 from mimlab.detection.recipes import DROPS
-from mimlab.distributed import generator_for, rank, world
+from mimlab.distributed import generator_for, mine, rank, world
 from mimlab.errors import Refused
 from mimlab.progress import Bar, say
 from mimlab.run import Run, versions, write
-from mimlab.train import agreed, mine, stopping
+from mimlab.train import agreed, stopping
 
 TASKS = {"detect": "mimlab.detection.task", "segment": "mimlab.segmentation.task"}
 FLIP = 0.5  # share of training images that are mirrored

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from mimlab import data
+from mimlab.batches import Batches
 from mimlab.config import Pretrain
 from mimlab.data import cache
 from mimlab.data.augment import Augment
 from mimlab.evals.knn import votes
-from mimlab.train import Batches
 
 SOURCE = "mimlab.scale.blank"
 CLASSES, WIDTH, QUERIES = 100, 16, 64

@@ -15,6 +15,7 @@ import tempfile
 import time
 
 from mimlab import train
+from mimlab.batches import Batches
 from mimlab.config import Pretrain
 from mimlab.log import Log
 from mimlab.looking.film import Camera
@@ -23,7 +24,7 @@ from mimlab.run import Run
 STEPS = 40
 # name -> what is watched
 PARTS = {
-    "batch": (train.Batches, "__getitem__"),
+    "batch": (Batches, "__getitem__"),
     "mask": (train, "draw"),
     "log": (Log, "write"),
     "probe": (Log, "probe"),

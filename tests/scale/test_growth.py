@@ -16,7 +16,7 @@ import numpy as np
 from mimlab import data
 from mimlab.config import Pretrain
 from mimlab.data.augment import Augment
-from mimlab.train import Batches
+from mimlab.batches import Batches
 def mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 2**20)
 before, began = mb(), time.process_time()
