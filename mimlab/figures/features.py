@@ -133,8 +133,11 @@ def similarity(values, rows, columns, first, second, count, about=""):
         height=max(320, side * len(rows) + 150) + 16,
         margin={"t": 92},
     )
-    figure.update_xaxes(title="layer" if same else f"layer of {_short(second, 44)}", type="category")
-    figure.update_yaxes(title="layer" if same else f"layer of {_short(first, 36)}", type="category")
+    sides = {
+        name: "<br>".join(textwrap.wrap(f"layer of {_short(name, 44)}", 24)) for name in (first, second)
+    }  # a name is longer than a side
+    figure.update_xaxes(title="layer" if same else sides[second], type="category")
+    figure.update_yaxes(title="layer" if same else sides[first], type="category")
     return figure
 
 

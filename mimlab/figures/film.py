@@ -76,8 +76,8 @@ def strip(film, images=2, most=MOST):
         ATTENTION: "attention of the last layer",
         FEATURES: "components of the features",
     }
-    title = "Training film: " + ", ".join(said[name] for name in shown)
-    return panels(columns, title=title, note=film.note, rows=labels)
+    note = f"{', '.join(said[name] for name in shown)}; {film.note}"
+    return panels(columns, title="Training film", note=note, rows=labels)
 
 
 def _still(original, name):

@@ -85,7 +85,7 @@ def neighbours(found, pictures=None, about=""):
         height=round(SIDE * len(found) * band) + 106,
         margin={"l": 10, "r": 96, "t": 96, "b": 8},
         updatemenus=[
-            {"type": "buttons", "direction": "right", "buttons": buttons, "x": 0.5, "xanchor": "center", "y": 1, "yanchor": "bottom", "pad": {"b": 12}}
+            {"type": "buttons", "direction": "right", "buttons": buttons, "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": 12}}
         ],
     )  # fmt: skip
     figure.update_xaxes(visible=False, range=[-2, 2 * step - 2], constrain="domain")

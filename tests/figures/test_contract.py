@@ -101,7 +101,6 @@ OTHERS = {
     ),
     detection.precision_recall: lambda: detection.precision_recall({"scratch": CURVE}, "box"),
     detection.class_bars: lambda: detection.class_bars(CURVE),
-    evaluations.bars: lambda: evaluations.bars({"mae": [40.0, 42.0]}),
     evaluations.beside: lambda: evaluations.beside({"knn": {"mae": [40.0, 42.0]}}),
     pictures.panels: lambda: pictures.panels({"image": pictures.colours(IMAGES)}, "given"),
     reconstructions.own: lambda: reconstructions.own(IMAGES, GRID, {"replaced": MASK}),
