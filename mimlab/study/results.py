@@ -2,7 +2,8 @@
 
 Columns: what the study varies, `run`, `state`, `said` (why it failed), `images`, `steps`, `images_per_s`, `hours` of
 training, `loss_first` and `loss_last` (means of the first and of the last `ENDS` steps, as far as `log_every` tells them apart), `evaluation`,
-`start` ("scratch" for the encoder without pre-training), `values` (one a seed of the evaluation), every number that the evaluation gives,
+`start` ("scratch" for the encoder without pre-training), `values` (one a seed of the evaluation), every number that the evaluation gives
+(`evaluation.lr` and the like where the study varies what has the same name),
 `low` and `high` (its 95 % interval); without evaluations the last k-NN accuracy of training.
 """
 
@@ -29,7 +30,9 @@ def rows(jobs):
         for varied in job.varied:
             scratch = {"start": "scratch"} if varied.get("method") == "none" else {}
             plain = {name: _plain(varied.get(name)) for name in names}
-            found += [plain | about | row | (scratch if row.get("start") else {}) for row in measured or [{}]]
+            for row in measured or [{}]:  # an evaluation may have a learning rate of its own where the study varies one
+                own = {f"evaluation.{name}" if name in plain else name: value for name, value in row.items()}
+                found.append(plain | about | own | (scratch if row.get("start") else {}))
     return found
 
 

@@ -227,3 +227,18 @@ def test_columns_are_those_of_the_fullest_combination_though_the_baseline_comes_
     assert list(rows[0])[:4] == ["method", "fraction", "seed", "run"] and rows[0]["fraction"] is None
     assert list(results.status(jobs)[0])[:4] == ["method", "fraction", "seed", "run"]
     assert studies.varied(results.read(found.folder)) == ["method", "fraction"]
+
+
+def test_what_the_study_varies_stands_beside_what_an_evaluation_calls_the_same(here):
+    (here / "s.yaml").write_text(GRID.replace("fraction: [0.5, 1.0]", "lr: [0.02, 0.01]").replace("scratch: true", ""))
+    jobs = plan.plan(spec.read("s.yaml"))
+    finish(jobs[0])
+    evaluate(jobs[0], 1, [50.0, 52.0])
+    file = jobs[0].tasks[1].path
+    path = next(file.parent.glob("*.json"))
+    content = json.loads(path.read_text())
+    for result in content["results"].values():
+        result["lr"] = 0.256
+    path.write_text(json.dumps(content))
+    row = results.rows(jobs)[0]
+    assert (row["lr"], row["evaluation.lr"], row["top1"]) == (0.02, 0.256, 51.0)
