@@ -9,7 +9,7 @@ import statistics
 
 import plotly.graph_objects as go
 
-from mimlab.figures.style import COLOURS, TEMPLATE, empty
+from mimlab.figures.style import COLOURS, TEMPLATE, empty, heading
 
 ABOUT = (
     "run",
@@ -98,7 +98,7 @@ def against(rows, x, y="top1", by="method", evaluation=None, reference=None, scr
     the colour of their label; `scratch` their value without pre-training.
     """
     rows = measured(rows, y, evaluation)
-    base = [row for row in rows if row.get("start") == "scratch"]
+    base = _untrained(rows)
     rows = [row for row in rows if row.get("start") != "scratch" and isinstance(row.get(x), (int, float))]
     if not rows and not base and not reference:
         return empty(NOTHING)
@@ -130,7 +130,7 @@ def against(rows, x, y="top1", by="method", evaluation=None, reference=None, scr
     if scratch is not None:
         _across(figure, scratch, f"no pre-training, the paper ({scratch:g})", "dot")
     across, up = SAID.get(x, x), SAID.get(y, y)
-    figure.update_layout(template=TEMPLATE, title=f"{up} against {across}", height=460, width=820)
+    figure.update_layout(template=TEMPLATE, title=_title(f"{up} against {across}", evaluation), height=460, width=820)
     figure.update_xaxes(
         title_text=across,
         type="log" if log else "linear",
@@ -146,6 +146,16 @@ def _aside(every, place, log):
         return lambda at: at * 1.05**place
     step = 0.012 * (every[-1] - every[0]) if every else 0
     return lambda at: at + step * place
+
+
+def _untrained(rows):
+    """The rows without pre-training, each once: one run may stand for it in several combinations."""
+    found = {(row.get("run"), row.get("evaluation")): row for row in rows if row.get("start") == "scratch"}
+    return list(found.values())
+
+
+def _title(what, evaluation):
+    return heading(what, f"{evaluation or 'every evaluation'}; mean with its 95 % interval, n under the pointer")
 
 
 def _line(figure, label, found, colour, aside):
@@ -166,7 +176,7 @@ def _line(figure, label, found, colour, aside):
 
 
 def _across(figure, at, said, dash):
-    note = {"text": said, "font": {"size": 11, "color": "#555555"}}
+    note = {"text": said, "font": {"size": 11, "color": "#555555"}, "bgcolor": "rgba(255,255,255,0.7)", "borderpad": 0}
     line = {"color": "#666666", "width": 1.2, "dash": dash}
     figure.add_hline(y=at, line=line, annotation=note, annotation_position="bottom right")
 
@@ -178,7 +188,7 @@ def beside(rows, column, y="top1", by="method", evaluation=None, reference=None)
     ]
     if not rows and not reference:
         return empty(NOTHING)
-    base = [row for row in rows if row.get("start") == "scratch"]
+    base = _untrained(rows)
     rows = [row for row in rows if row.get("start") != "scratch"]
     kinds, figure = list(dict.fromkeys(str(row[column]) for row in rows)), go.Figure()
     for k, kind in enumerate(kinds):
@@ -202,8 +212,15 @@ def beside(rows, column, y="top1", by="method", evaluation=None, reference=None)
         _across(
             figure, statistics.mean(some), f"no pre-training ({statistics.mean(some):.1f}, n = {len(some)})", "dash"
         )
-    figure.update_layout(template=TEMPLATE, title=f"{y} by {by} and {column}", height=440, width=820, barmode="group")
-    return figure.update_xaxes(type="category").update_yaxes(title_text=f"{y} (%)")
+    up = SAID.get(y, y)
+    figure.update_layout(
+        template=TEMPLATE,
+        title=_title(f"{up} by {by} and {column}", evaluation),
+        height=440,
+        width=820,
+        barmode="group",
+    )
+    return figure.update_xaxes(type="category").update_yaxes(title_text=f"{up} (%)")
 
 
 def overview(rows, y="top1"):

@@ -37,6 +37,8 @@ KEPT = (
     "out",
 )
 
+DATA = "data", "data_args"
+
 
 @dataclass(frozen=True)
 class Task:
@@ -85,7 +87,9 @@ def plan(spec):
     combined = grid.combinations(spec)
     if spec.config is Pretrain:
         evaluations = [evaluation(spec, one) for one in spec.evaluations]
-        combined = (untrained(combined) if spec.scratch else []) + combined  # what all is read against comes first
+        combined = (
+            untrained(combined, evaluations) if spec.scratch else []
+        ) + combined  # what all is read against comes first
     jobs, refused, known = {}, [], {}
     for settings, varied in combined:
         try:
@@ -102,13 +106,17 @@ def plan(spec):
     return list(jobs.values())
 
 
-def untrained(combined):
-    """One more combination for each encoder, data and seed: method "none", the encoder as training begins."""
-    found = {}
+def untrained(combined, evaluations):
+    """One more combination for each encoder and seed: method "none", the encoder as training begins.
+
+    And for each of the data, unless every evaluation brings its own: then the images change nothing.
+    """
+    found, free = {}, DATA if evaluations and all("data" in one for one in evaluations) else ()
     for settings, varied in combined:
         kept = {name: settings[name] for name in KEPT if name in settings}
-        said = {name: value for name, value in varied.items() if name.partition(".")[0] in KEPT}
-        found.setdefault(json.dumps(kept, sort_keys=True), (kept | UNTRAINED, {"method": "none"} | said))
+        matters = {name: value for name, value in kept.items() if name not in free}
+        said = {name: value for name, value in varied.items() if name.partition(".")[0] in {*KEPT} - {*free}}
+        found.setdefault(json.dumps(matters, sort_keys=True), (kept | UNTRAINED, {"method": "none"} | said))
     return list(found.values())
 
 

@@ -28,7 +28,7 @@ ROWS = [
     for seed in (0, 1, 2)
 ]
 SCRATCH = [
-    ROWS[0] | {"method": "none", "fraction": None, "run": "s", "start": "scratch", "top1": 40.0, "seed": k}
+    ROWS[0] | {"method": "none", "fraction": None, "run": f"s{k}", "start": "scratch", "top1": 40.0, "seed": k}
     for k in (0, 1)
 ]
 FAILED = [ROWS[0] | {"run": "f", "state": "failed", "top1": None, "seed": 3}]
@@ -100,3 +100,12 @@ def test_a_thousand_runs_are_read_and_drawn_in_three_seconds(tmp_path):
     size = [len(figure.to_json()) for figure in drawn]
     assert time.process_time() - began < 3.0
     assert min(size) > 5000
+
+
+def test_a_run_that_stands_for_several_combinations_counts_once():
+    twice = [row | {"fraction": share} for share in (0.1, 1.0) for row in SCRATCH]
+    figures = studies.against([*ROWS, *twice], "fraction"), studies.beside([*ROWS, *twice], "fraction")
+    for figure in figures:
+        assert [note.text for note in figure.layout.annotations] == ["no pre-training (40.0, n = 2)"]
+    figure = studies.beside(ROWS, "fraction", evaluation="finetune")
+    assert "top-1" in figure.layout.title.text and figure.layout.title.subtitle.text.startswith("finetune")

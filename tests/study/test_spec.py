@@ -118,6 +118,16 @@ def test_alike_configurations_are_one_job_and_scratch_is_shared(here):
     assert other[1].tasks[1].folder == scratch[1].tasks[1].folder
 
 
+def test_the_baseline_knows_no_data_where_the_evaluations_have_their_own(here):
+    grid = TINY + "axes: {method: [mae], data: [emoji, fashion_mnist], vocab: [8, 9]}\nscratch: true\nevaluations: [%s]"
+    scratch = [
+        [job.varied for job in plan.plan(read(here, grid % one)) if job.varied[0]["method"] == "none"]
+        for one in ("{evaluation: knn}", "{evaluation: knn, data: emoji}, {evaluation: knn}", "{evaluation: knn, data: emoji}")
+    ]  # fmt: skip
+    each = [[{"method": "none", "data": "emoji"}], [{"method": "none", "data": "fashion_mnist"}]]
+    assert scratch == [each, each, [[{"method": "none"}]]]
+
+
 def test_evaluations_are_told_apart_by_their_settings(here):
     many = "evaluations: [{evaluation: knn}, {evaluation: knn, fraction: 0.5}, {evaluation: knn, device: cpu}]"
     (job,) = plan.plan(read(here, TINY + many))
