@@ -130,7 +130,9 @@ def against(rows, x, y="top1", by="method", evaluation=None, reference=None, scr
     if scratch is not None:
         _across(figure, scratch, f"no pre-training, the paper ({scratch:g})", "dot")
     across, up = SAID.get(x, x), SAID.get(y, y)
-    figure.update_layout(template=TEMPLATE, title=_title(f"{up} against {across}", evaluation), height=460, width=820)
+    figure.update_layout(
+        template=TEMPLATE, title=_title(f"{up} against {across}", evaluation), height=476, width=820, margin_t=78
+    )
     figure.update_xaxes(
         title_text=across,
         type="log" if log else "linear",
@@ -216,7 +218,8 @@ def beside(rows, column, y="top1", by="method", evaluation=None, reference=None)
     figure.update_layout(
         template=TEMPLATE,
         title=_title(f"{up} by {by} and {column}", evaluation),
-        height=440,
+        height=456,
+        margin_t=78,
         width=820,
         barmode="group",
     )
