@@ -70,21 +70,26 @@ def interval(some):
     return float(t.ppf(0.975, len(some) - 1)) * statistics.stdev(some) / math.sqrt(len(some))
 
 
-def groups(rows, by, y="top1"):
-    """{values of the columns `by`: all values of y}, in the rows' order."""
+def alike(rows, by):
+    """{values of the columns `by`: the rows that have them}, in the rows' order."""
     found = {}
     for row in rows:
         found.setdefault(tuple(row.get(name) for name in by), []).append(row)
-    return {key: values(some, y) for key, some in found.items()}
+    return found
+
+
+def groups(rows, by, y="top1"):
+    """{values of the columns `by`: all values of y}, in the rows' order."""
+    return {key: values(some, y) for key, some in alike(rows, by).items()}
 
 
 def summary(rows, y="top1"):
     """A row for each combination and evaluation: n, mean, deviation, half the 95 % interval, hours of training."""
     rows, table = measured(rows, y), []
     by = [*varied(rows), "evaluation", "start"]
-    for key, some in groups(rows, by, y).items():
-        row = dict(zip(by, key, strict=True))
-        spent = [one["hours"] for one in rows if tuple(one.get(name) for name in by) == key and one.get("hours")]
+    for key, group in alike(rows, by).items():
+        row, some = dict(zip(by, key, strict=True)), values(group, y)
+        spent = [one["hours"] for one in group if one.get("hours")]
         row |= {"n": len(some), "mean": statistics.mean(some)}
         row |= {"deviation": statistics.stdev(some) if len(some) > 1 else None, "± 95 %": interval(some)}
         table.append(row | {"hours": statistics.mean(spent) if spent else None})
