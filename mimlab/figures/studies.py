@@ -70,7 +70,7 @@ def interval(some):
     return float(t.ppf(0.975, len(some) - 1)) * statistics.stdev(some) / math.sqrt(len(some))
 
 
-def alike(rows, by):
+def _alike(rows, by):
     """{values of the columns `by`: the rows that have them}, in the rows' order."""
     found = {}
     for row in rows:
@@ -80,14 +80,14 @@ def alike(rows, by):
 
 def groups(rows, by, y="top1"):
     """{values of the columns `by`: all values of y}, in the rows' order."""
-    return {key: values(some, y) for key, some in alike(rows, by).items()}
+    return {key: values(some, y) for key, some in _alike(rows, by).items()}
 
 
 def summary(rows, y="top1"):
     """A row for each combination and evaluation: n, mean, deviation, half the 95 % interval, hours of training."""
     rows, table = measured(rows, y), []
     by = [*varied(rows), "evaluation", "start"]
-    for key, group in alike(rows, by).items():
+    for key, group in _alike(rows, by).items():
         row, some = dict(zip(by, key, strict=True)), values(group, y)
         spent = [one["hours"] for one in group if one.get("hours")]
         row |= {"n": len(some), "mean": statistics.mean(some)}
