@@ -133,9 +133,8 @@ def similarity(values, rows, columns, first, second, count, about=""):
         height=max(320, side * len(rows) + 150) + 16,
         margin={"t": 92},
     )
-    sides = {
-        name: "<br>".join(textwrap.wrap(f"layer of {_short(name, 44)}", 24)) for name in (first, second)
-    }  # a name is longer than a side
+    # a name is longer than a side
+    sides = {name: "<br>".join(textwrap.wrap(f"layer of {_short(name, 44)}", 24)) for name in (first, second)}
     figure.update_xaxes(title="layer" if same else sides[second], type="category")
     figure.update_yaxes(title="layer" if same else sides[first], type="category")
     return figure

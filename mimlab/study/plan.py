@@ -87,9 +87,8 @@ def plan(spec):
     combined = grid.combinations(spec)
     if spec.config is Pretrain:
         evaluations = [evaluation(spec, one) for one in spec.evaluations]
-        combined = (
-            untrained(combined, evaluations) if spec.scratch else []
-        ) + combined  # what all is read against comes first
+        if spec.scratch:  # what all is read against comes first
+            combined = untrained(combined, evaluations) + combined
     jobs, refused, known = {}, [], {}
     for settings, varied in combined:
         try:
@@ -111,7 +110,7 @@ def untrained(combined, evaluations):
 
     And for each of the data, unless every evaluation brings its own: then the images change nothing.
     """
-    found, free = {}, DATA if evaluations and all("data" in one for one in evaluations) else ()
+    found, free = {}, DATA if evaluations and all(one.get("data") for one in evaluations) else ()
     for settings, varied in combined:
         kept = {name: settings[name] for name in KEPT if name in settings}
         matters = {name: value for name, value in kept.items() if name not in free}

@@ -122,7 +122,7 @@ def test_the_baseline_knows_no_data_where_the_evaluations_have_their_own(here):
     grid = TINY + "axes: {method: [mae], data: [emoji, fashion_mnist], vocab: [8, 9]}\nscratch: true\nevaluations: [%s]"
     scratch = [
         [job.varied for job in plan.plan(read(here, grid % one)) if job.varied[0]["method"] == "none"]
-        for one in ("{evaluation: knn}", "{evaluation: knn, data: emoji}, {evaluation: knn}", "{evaluation: knn, data: emoji}")
+        for one in ("{evaluation: knn}", "{evaluation: knn, data: emoji}, {evaluation: knn, data: null}", "{evaluation: knn, data: emoji}")
     ]  # fmt: skip
     each = [[{"method": "none", "data": "emoji"}], [{"method": "none", "data": "fashion_mnist"}]]
     assert scratch == [each, each, [[{"method": "none"}]]]
