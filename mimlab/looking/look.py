@@ -16,7 +16,8 @@ HARD = 8  # images that the difficulty without a model is measured on
 class Explored(NamedTuple):
     """`images` (B, 3, H, W); `grid`; `shown` and `many`: strategy -> masks for the images, and for statistics;
     `numbers`: a row for a table, each a strategy's statistics and difficulty on the same images; `guessed`: what
-    the best linear prediction fills in, strategy -> small images; `about`: where the images come from, and the seed.
+    the best linear prediction fills in, strategy -> small images, of `small`; `about`: where the images come from, and
+    the seed.
     """
 
     images: torch.Tensor
@@ -24,6 +25,7 @@ class Explored(NamedTuple):
     shown: dict
     many: dict = {}
     numbers: list = ()
+    small: torch.Tensor | None = None
     guessed: dict = {}
     about: str = ""
 
@@ -52,7 +54,7 @@ def explore(cfg, extra=None):
     method = Run.open(cfg.run).method() if cfg.run else None
     strategies = {_title(name): (name, cfg.mask_args if name == cfg.mask else {}) for name in cfg.compared()}
     strategies |= {title: one if isinstance(one, tuple) else (one, {}) for title, one in (extra or {}).items()}
-    shown, many, numbers, guessed = {}, {}, [], {"image": difficulty.small(images, grid)[: cfg.images]}
+    shown, many, numbers, guessed = {}, {}, [], {}
     for title, (name, options) in strategies.items():
         generator = generator_for(cfg.seed, 0, "explore")
         hard = masks.sample(name, len(images), grid, cfg.mask_ratio, generator, None, images, method, **options)
@@ -64,7 +66,8 @@ def explore(cfg, extra=None):
         row |= difficulty.score(images, hard, grid, guess)
         numbers.append(row | (asked(method, images, hard) if method else {}))
     about = f"images of {cfg.data}; {cfg.samples:,} masks for statistics; seed {cfg.seed}"
-    return Explored(images[: cfg.images], grid, shown, many, numbers, guessed, about)
+    small = difficulty.small(images[: cfg.images], grid)
+    return Explored(images[: cfg.images], grid, shown, many, numbers, small, guessed, about)
 
 
 def _title(name):
