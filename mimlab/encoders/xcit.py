@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mimlab.blocks import pick
+from mimlab.attention import pick
 from mimlab.distributed import gather, world
 from mimlab.encoders import Encoder, build, sized
 from mimlab.errors import Refused
