@@ -56,6 +56,10 @@ def parser():
         help="a setting of pretrain put on the configuration, such as -p batch_size 16",
     )  # fmt: skip
     bench.add_argument(
+        "--try", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="tried",
+        help="one more case of mimlab's own, with this setting changed, such as --try compile true",
+    )  # fmt: skip
+    bench.add_argument(
         "--against", nargs="*", metavar="WHO", help="of plain (timm), transformers and lightly, or none (default: all)"
     )
     bench.add_argument("--skip", nargs="*", default=[], metavar="WHAT", help="memory, loop (default: nothing)")

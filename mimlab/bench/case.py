@@ -1,6 +1,5 @@
 """What takes turns: something that makes a training step on ready inputs, told apart into parts."""
 
-import contextlib
 import time
 
 import torch
@@ -52,16 +51,16 @@ class Case:
     """One training step after another. `who` makes them; `note` says what a reader of the ratio has to know.
 
     model: an nn.Module. loss(): scalar of the ready batch. optimiser: over its trainable parameters. after(): what
-    follows the optimiser, such as a moving average. images: a step's.
+    follows the optimiser, such as a moving average. images: a step's. precision: "no" or "bf16", of forward.
     """
 
-    def __init__(self, who, model, loss, optimiser, images, device, accelerator=None, before=None, after=None, note=""):
+    def __init__(self, who, model, loss, optimiser, images, device, precision="no", before=None, after=None, note=""):
         self.who, self.model, self.loss, self.optimiser, self.images = who, model, loss, optimiser, images
-        self.device, self.accelerator, self.note = device, accelerator, note
+        self.device, self.precision, self.note = device, precision, note
         self.before, self.after = before, after
 
     def forward(self):
-        with self.accelerator.autocast() if self.accelerator else contextlib.nullcontext():
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.loss()
 
     def step(self, clock):
@@ -90,10 +89,10 @@ class Ours(Case):
     `extra(index, clock)` times what a run does around it for another batch: data, mask, tokenizer.
     """
 
-    def __init__(self, cfg, accelerator, real=True):
+    def __init__(self, cfg, accelerator, real=True, who="mimlab"):
         """`real`: open the data and fit the tokenizer for `extra`; without, only steps can be made."""
         device = accelerator.device
-        self.cfg, self.tokenizer = cfg, None
+        self.cfg, self.accelerator, self.tokenizer = cfg, accelerator, None
         grid = (cfg.image_size // cfg.patch_size,) * 2
         if real:
             images = open_data(cfg, "train")
@@ -118,13 +117,13 @@ class Ours(Case):
             known.ids = ready.ids
         batch = Batch(ready.views[0], ready.noise, ready.visible, ready.views[1:], ready.labels)
         super().__init__(
-            "mimlab",
+            who,
             method,
             lambda: method(batch, ready.mask, PROGRESS).loss,
             adamw(cfg, method, RATE, device),
             cfg.batch_size,
             device,
-            accelerator,
+            cfg.precision,
             before=self.clip,
             after=lambda: method.after_step(PROGRESS),
         )

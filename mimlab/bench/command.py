@@ -21,6 +21,7 @@ def bench(
     methods=(),
     at="32px",
     parameter=(),
+    tried=(),
     against=None,
     skip=(),
     rounds=6,
@@ -34,7 +35,7 @@ def bench(
 ):
     """Measure `methods` (none: all) at a configuration of `sizes.SIZES`, with settings `parameter` (pairs) put on it.
 
-    against: names of `others.known()`; None: all, () or ("none",): nobody. skip: of "memory" and "loop". limit: share of
+    tried: pairs too; each is one more case of mimlab's own, which has this setting beside the others. against: names of `others.known()`; None: all, () or ("none",): nobody. skip: of "memory" and "loop". limit: share of
     a core that others may take in a sample that counts. patience: seconds to wait for a quiet machine before each sample.
     fused: AdamW in one kernel for all. `report(text)` hears how far it is. Returns the result as JSON holds it, written
     to `out` if given. `Refused` for what cannot be measured.
@@ -55,7 +56,15 @@ def bench(
     if threads is not None:
         within("threads", threads, 1, 4096)
     settings = {method: sizes.settings(method, at, dict(parameter)) for method in methods}
-    for method, cfg in settings.items():
+    trials = {
+        method: {
+            f"{name} = {value}": sizes.settings(method, at, dict(parameter) | {name: value}) for name, value in tried
+        }
+        for method in methods
+    }
+    for method, cfg in [(name, cfg) for name in methods for cfg in (settings[name], *trials[name].values())]:
+        if cfg.device != settings[method].device:
+            raise Refused(f"try device = {cfg.device}: all cases of a method are on one device; give it with -p")
         if cfg.processes > 1 or cfg.accumulate > 1 or cfg.precision == "fp16":
             raise Refused(
                 f"{method}: processes = {cfg.processes}, accumulate = {cfg.accumulate}, precision = {cfg.precision}: one "
@@ -64,11 +73,23 @@ def bench(
     if out and Path(out).is_dir():
         raise Refused(f"out = {out!r} is a folder; give the name of a file")
     return run(
-        settings, at, against, skip, rounds, threads, clock, limit, patience, fused, out, report or (lambda text: None)
+        settings,
+        trials,
+        at,
+        against,
+        skip,
+        rounds,
+        threads,
+        clock,
+        limit,
+        patience,
+        fused,
+        out,
+        report or (lambda text: None),
     )
 
 
-def run(settings, at, against, skip, rounds, threads, clock, limit, patience, fused, out, report):
+def run(settings, trials, at, against, skip, rounds, threads, clock, limit, patience, fused, out, report):
     import torch
 
     from mimlab.bench import machine
@@ -86,12 +107,12 @@ def run(settings, at, against, skip, rounds, threads, clock, limit, patience, fu
         for method, cfg in settings.items():
             started = accelerator(cfg)
             report(f"{method}: building")
-            found, gone = measure(cfg, started, against, rounds, clock, limit, patience, fused, report)
+            found, gone = measure(cfg, started, trials[method], against, rounds, clock, limit, patience, fused, report)
             missing += gone
             gc.collect()
             if "memory" not in skip:
                 report(f"{method}: memory")
-                remember(found, cfg, fused)
+                remember(found, cfg, trials[method], fused)
             rows += found
             if "loop" not in skip:
                 report(f"{method}: the whole loop")
@@ -120,12 +141,16 @@ def run(settings, at, against, skip, rounds, threads, clock, limit, patience, fu
     return result
 
 
-def remember(rows, cfg, fused):
+def remember(rows, cfg, tried, fused):
     """Put the peak memory of a fresh process into each row; as many at once as there are cores, one thread each."""
     from mimlab.bench.memory import ask
 
+    def asked(row):
+        who = row["asked"]
+        return ask(tried[who], "mimlab", 1, fused) if who in tried else ask(cfg, who, 1, fused)
+
     with concurrent.futures.ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
-        for row, found in zip(rows, pool.map(lambda row: ask(cfg, row["asked"], 1, fused), rows), strict=True):
+        for row, found in zip(rows, pool.map(asked, rows), strict=True):
             row |= {"memory_mb": found["peak_mb"], "imports_mb": found["imports_mb"]}
 
 

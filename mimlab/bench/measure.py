@@ -1,28 +1,32 @@
 """The rows of one method: mimlab, its bare products, the plain version and the peers, in turns."""
 
 import statistics
+from functools import partial
 
 from mimlab.bench import others
 from mimlab.bench.case import Clock, Ours
 from mimlab.bench.machine import Square
 from mimlab.bench.products import flops, products
 from mimlab.bench.replay import Replay
-from mimlab.bench.rounds import Series, turns
+from mimlab.bench.rounds import Series, timed, turns
 
 PARTS = ("data", "mask", "tokenizer", "forward", "backward", "optimiser")
 WARM = 1  # steps of each case before the first round
 
 
-def measure(cfg, accelerator, against, rounds, clock="wall", limit=0.15, patience=0.0, fused=False, each=None):
+def measure(cfg, accelerator, tried, against, rounds, clock="wall", limit=0.15, patience=0.0, fused=False, each=None):
     """(rows, missing) of the method in `cfg`.
 
-    A row: method, who, images_per_s (median), step_ms, parts_ms, ... of one case; the first is mimlab's. `ratio` is how
-    many times as fast mimlab is, of the same rounds. `missing`: {method, who, why} of those in `against` that cannot be
-    asked. `each(text)` hears how far it is.
+    A row: method, who, images_per_s (median), step_ms, parts_ms, ... of one case; the first is mimlab's, then
+    those of `tried` (name -> other settings of it). `ratio` is how many times as fast mimlab is, in images of the same rounds. `missing`: {method, who, why} of those in `against` that cannot be asked. `each(text)` hears how far it is.
     """
     ours = Ours(cfg, accelerator)
-    cases, found, sizes = {"mimlab": ours}, {"mimlab": products(ours)}, others.shape(cfg, ours.model)
-    absent = []
+    cases = {"mimlab": ours}
+    cases |= {name: Ours(other, accelerator, real=False, who=name) for name, other in tried.items()}
+    first = {}  # seconds of the first step, where settings are compared: that of what is compiled is long
+    if tried:
+        first = {who: timed(partial(case.step, Clock(accelerator.device))).wall for who, case in cases.items()}
+    found, sizes, absent = {who: products(case) for who, case in cases.items()}, others.shape(cfg, ours.model), []
     for who in against:
         why = others.missing(who, cfg.method, sizes)
         if why is None:
@@ -34,7 +38,7 @@ def measure(cfg, accelerator, against, rounds, clock="wall", limit=0.15, patienc
                 why = f"does not run here: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         if why is not None:
             absent.append({"method": cfg.method, "who": who, "why": why})
-    counted = {who: flops(found[who], cfg.batch_size) for who in cases}
+    counted = {who: flops(found[who], case.images) for who, case in cases.items()}
     clocks = {who: Clock(accelerator.device, clock) for who in cases}
     extra, index = Clock(accelerator.device, clock), iter(range(10**9))
     replay, square = Replay(found["mimlab"], accelerator.device), Square(accelerator.device)
@@ -70,14 +74,14 @@ def measure(cfg, accelerator, against, rounds, clock="wall", limit=0.15, patienc
             "method": cfg.method,
             "who": case.who,
             "note": case.note,
-            "batch": cfg.batch_size,
-            **speed(series[who], cfg.batch_size),
-            "ratio": series[who].over(series["mimlab"]),
+            "batch": case.images,
+            **speed(series[who], case.images),
+            "ratio": series[who].over(series["mimlab"]) * cfg.batch_size / case.images,
             "parts_ms": parts(clocks[who].parts),
             "gflop_per_image": counted[who] / 1e9,
-            "gflop_per_s": counted[who] * cfg.batch_size / series[who].median / 1e9,
+            "gflop_per_s": counted[who] * case.images / series[who].median / 1e9,
             "peak_gflop_per_s": peak / 1e9,
-            "of_peak": counted[who] * cfg.batch_size / series[who].median / peak,
+            "of_peak": counted[who] * case.images / series[who].median / peak,
             "parameters": case.parameters,
             "products": len(found[who]),
         }
@@ -85,8 +89,10 @@ def measure(cfg, accelerator, against, rounds, clock="wall", limit=0.15, patienc
             row["parts_ms"] = parts(extra.parts) | row["parts_ms"]
             row["replay_ms"] = 1e3 * series["replay"].median
             row["of_replay"] = 1 / series["mimlab"].over(series["replay"])
-        else:
+        elif who not in tried:
             row["differs"] = others.differs(ours, case, sizes, (counted["mimlab"], counted[who]))
+        if who in first:
+            row["first_s"] = first[who]
         rows.append(row | {"asked": who})
     return rows, absent
 

@@ -68,7 +68,7 @@ def case(who, cfg, sizes, ready, accelerator, fused=False):
         optimiser,
         cfg.batch_size,
         accelerator.device,
-        accelerator,
+        cfg.precision,
         after=getattr(model, "after", None),
         note="fused AdamW" if one else "torch's default AdamW",
     )

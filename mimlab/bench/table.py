@@ -20,6 +20,7 @@ COLUMNS = {
     "of_replay": ("of replay", "{:.2f}"),
     "memory_mb": ("MiB", "{:.0f}"),
     "parameters": ("params M", "{:.2f}"),
+    "first_s": ("first s", "{:.3g}"),
     "spread": ("spread", "{:.2f}"),
     "clean": ("clean", "{}"),
 }

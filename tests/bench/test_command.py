@@ -107,6 +107,34 @@ def test_the_whole_loop_and_memory_stand_in_the_table(monkeypatch):
     assert "the whole loop" in text(found) and "MiB" in text(found) and " 123 " in text(found)
 
 
+def test_settings_are_tried_in_the_same_turns(monkeypatch):
+    asked = []
+
+    def ask(cfg, who, threads, fused):
+        asked.append((cfg.batch_size, cfg.precision, cfg.recompute, who))
+        return {"peak_mb": 1.0, "imports_mb": 500.0}
+
+    monkeypatch.setattr(memory, "ask", ask)
+    tried = [("recompute", "true"), ("batch_size", "8"), ("precision", "bf16")]
+    given = {"parameter": tiny("mae"), "rounds": 1, "against": ["plain"], "skip": ("loop",), "threads": 1}
+    found = bench(["mae"], tried=tried, **given)
+    rows = {row["who"]: row for row in found["rows"]}
+    assert list(rows) == ["mimlab", "recompute = true", "batch_size = 8", "precision = bf16", "plain timm"]
+    own = rows["mimlab"]
+    assert [row["batch"] for row in rows.values()] == [4, 4, 8, 4, 4] and own["ratio"] == 1
+    for row in rows.values():  # of images, and not of steps
+        assert row["ratio"] == pytest.approx(own["images_per_s"] / row["images_per_s"])
+        assert ("first_s" in row) == (row["who"] != "plain timm")
+    again = rows["recompute = true"]["gflop_per_image"] / own["gflop_per_image"]
+    assert 1.1 < again < 1.4  # a forward pass of the blocks more, a third of the whole
+    assert rows["batch_size = 8"]["gflop_per_image"] == pytest.approx(own["gflop_per_image"])
+    assert sorted(asked) == sorted([
+        (4, "no", False, "mimlab"), (4, "no", True, "mimlab"), (8, "no", False, "mimlab"), (4, "bf16", False, "mimlab"),
+        (4, "no", False, "plain"),
+    ])  # fmt: skip
+    assert "recompute = true" in text(found) and "first s" in text(found)
+
+
 def test_memory_is_that_of_a_fresh_process():
     """A batch four times as large needs more, and what is imported is not counted."""
     small, large = (sizes.settings("supervised", "32px", dict(tiny("supervised", batch_size=b))) for b in ("64", "256"))
@@ -217,6 +245,9 @@ def test_what_is_given_counts_and_dicts_are_merged():
         (["mae", "--rounds", "0"], "rounds = 0 must lie between 1"),
         (["mae", "-p", "batch_sise", "4"], "did you mean 'batch_size'"),
         (["mae", "-p", "accumulate", "2"], "one process makes whole steps"),
+        (["mae", "--try", "batch_sise", "4"], "did you mean 'batch_size'"),
+        (["mae", "--try", "accumulate", "2"], "one process makes whole steps"),
+        (["mae", "-p", "device", "cpu", "--try", "device", "auto"], "all cases of a method are on one device"),
         (["mae", "--out", "."], "is a folder"),
     ],
 )
