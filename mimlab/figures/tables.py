@@ -13,6 +13,7 @@ from mimlab.figures.style import INK, TEMPLATE
 WIDEST, NARROWEST = 40, 8  # letters of a column of text; longer cells wrap, so that numbers keep their room
 PAGE = 1000  # px, the width that a table keeps to if it can
 MANY = 8  # columns; more of them have smaller letters
+TITLE = 8.5  # px, a letter of the title
 
 
 def text(value):
@@ -64,9 +65,10 @@ def table(rows, title=None):
         max(_lines(column[row], width) for column, width in zip(columns, widths, strict=True))
         for row in range(len(rows))
     ]
+    head = max(_lines(str(name), 0.9 * width) for name, width in zip(names, widths, strict=True))  # bold
     figure = go.Figure(
         go.Table(
-            columnwidth=widths,
+            columnwidth=_pixels(widths),
             header={
                 "values": [f"<b>{html.escape(str(name), quote=False)}</b>" for name in names],
                 "align": align,
@@ -88,8 +90,8 @@ def table(rows, title=None):
     figure.update_layout(
         template=TEMPLATE,
         title=title,
-        width=max(320, _wide(widths)),
-        height=28 + 26 * min(sum(lines), 25) + (56 if title else 20),
+        width=max(320, _wide(widths), min(PAGE, TITLE * len(title or "") + 32)),
+        height=28 + 18 * (head - 1) + 26 * min(sum(lines), 25) + (56 if title else 20),
         margin={"l": 8, "r": 8, "t": 44 if title else 8, "b": 8},
     )
     return figure
@@ -105,7 +107,12 @@ def _lines(said, width):
     return 1 if len(said) <= width else math.ceil(len(said) / (0.9 * width))
 
 
-def _wide(widths):
-    """Pixels of columns of so many letters."""
+def _pixels(widths):
+    """Pixels of columns of so many letters, each with its edges."""
     letter, edge = (7.4, 27) if len(widths) <= MANY else (6.3, 20)
-    return round(letter * sum(widths)) + edge * len(widths)
+    return [letter * width + edge for width in widths]
+
+
+def _wide(widths):
+    """Pixels of all columns."""
+    return round(sum(_pixels(widths)))

@@ -48,7 +48,20 @@ def test_a_dict_as_a_table():
 def test_a_word_is_not_cut_however_many_columns_there_are():
     names = {f"run_{k}": "finished" for k in range(30)}
     widths = table([{"setting": "mask_args.sampler_of_blocks"} | names]).data[0].columnwidth
-    assert widths[0] >= len("mask_args.sampler_of_blocks") and max(widths[1:]) < 20
+    letter = 6.3  # pixels, at the most
+    assert widths[0] >= letter * len("mask_args.sampler_of_blocks") and max(widths[1:]) < 20 * letter
+
+
+def test_titles_are_not_cut_and_what_stands_above_a_column_has_its_edges():
+    figure = table([{"method": "dino", "COCO (%)": 71.9}], title="iNaturalist 2019, top-1 after pre-training on")
+    assert figure.layout.width >= 8 * len(figure.layout.title.text)
+    assert figure.data[0].columnwidth[1] >= 8.5 * len("COCO (%)") + 16  # bold, and plotly's room on both sides
+    assert figure.layout.height == 28 + 26 + 56
+
+
+def test_the_height_counts_names_of_several_lines():
+    names = {f"quantity {k} of the run": 1.0 for k in range(12)}
+    assert table([names]).layout.height > 28 + 26 + 20
 
 
 def test_a_short_row_takes_one_line():
