@@ -120,7 +120,10 @@ class SimMIM(Method):
     def target(self, images):
         """Normalised pixels of each patch, or means of squares of them, (B, N, 3 * side * side), in the order channel, row,
         column; `side` values make the side of a patch."""
-        return patchify(F.avg_pool2d(self.encoder.normalise(images), self.coarser), self.side)
+        pixels = self.encoder.normalise(images)
+        if self.coarser > 1:
+            pixels = F.avg_pool2d(pixels, self.coarser)
+        return patchify(pixels, self.side)
 
     def encode(self, images, mask, rows=None):
         """Outputs that the last layers of the head read, of all patches, or those at `rows` (B, M), hidden ones replaced:
