@@ -152,7 +152,7 @@ def wicked(path, thing, older):
         # protocol 2 has the names of Python 2
         (lambda mark: (eval, f"open({str(mark)!r}, 'w')"), "builtin__.eval"),
         (lambda mark: (Path.touch, mark), "getattr|pathlib"),
-        (lambda mark: (torch.nn.Module.__init__, mark), "getattr|torch.nn"),
+        (lambda mark: (torch.nn.Module.train, mark), "getattr|torch.nn"),
         (lambda mark: (torch.load, str(mark)), "torch.serialization.load"),
         (lambda mark: (__import__, "os"), "builtin__.__import__"),
         (lambda mark: (subprocess.check_call, ["touch", str(mark)]), "commands.check_call"),
