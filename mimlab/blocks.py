@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mimlab.attention import SHORT, apart, attend, pick, plain, projected
+from mimlab.mlp import feed, scaled
 
 
 class Block(vision_transformer.Block):
@@ -24,9 +25,9 @@ class Block(vision_transformer.Block):
     def forward(self, x, attn_mask=None, is_causal=False, rows=None):
         attn = self.attn
         normed = not (isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity))
-        short = x.shape[1] <= SHORT and plain(x) and not normed and attn_mask is None and not is_causal
-        if rows is None and not short:
-            return super().forward(x, attn_mask, is_causal)
+        short = x.shape[1] <= SHORT and plain(x) and not normed and attn_mask is None
+        if is_causal or (rows is None and not plain(x)):
+            return pick(super().forward(x, attn_mask, is_causal), rows)
         seen = self.norm1(x)
         given = (seen, attn.qkv.weight, attn.qkv.bias)
         if short:
@@ -37,7 +38,7 @@ class Block(vision_transformer.Block):
                 F.scaled_dot_product_attention(attn.q_norm(q), attn.k_norm(k), v, attn_mask).transpose(1, 2).flatten(2)
             )
         x = pick(x, rows) + self.drop_path1(self.ls1(attn.proj(attn.norm(mixed))))
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        return x + self.drop_path2(self.ls2(feed(self.mlp, self.norm2(x))))
 
 
 class BeitBlock(beit.Block):
@@ -61,8 +62,7 @@ class BeitBlock(beit.Block):
                 bias = bias[:, :, rows] if isinstance(rows, slice) else bias.gather(2, wide(rows, bias))
             mixed = F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2)
         x = pick(x, rows) + self.drop_path1(scaled(attn.proj, mixed, self.gamma_1))
-        hidden = self.mlp.act(self.mlp.fc1(self.norm2(x)))
-        return x + self.drop_path2(scaled(self.mlp.fc2, hidden, self.gamma_2))
+        return x + self.drop_path2(feed(self.mlp, self.norm2(x), self.gamma_2))
 
 
 def adopt(blocks):
@@ -88,15 +88,6 @@ def run(block, x, rows=None, **given):
 def wide(rows, bias):
     """`rows` (B, M) as an index of dimension 2 of `bias` (B, heads, T, T)."""
     return rows[:, None, :, None].expand(-1, bias.shape[1], -1, bias.shape[3])
-
-
-def scaled(linear, x, gamma):
-    """`gamma` (D,) times `linear(x)`; in one precision the weights are scaled, which are fewer than the outputs."""
-    if gamma is None:
-        return linear(x)
-    if torch.is_autocast_enabled(x.device.type):  # a small gamma would take the weights below half precision
-        return gamma * linear(x)
-    return F.linear(x, linear.weight * gamma[:, None], linear.bias * gamma)
 
 
 def within(model):

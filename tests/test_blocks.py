@@ -67,6 +67,17 @@ def test_numbers_and_gradients_are_those_of_timm(kind, rows, tokens):
     compare(plain, ours, x, ROWS[rows], {}, [x])
 
 
+@pytest.mark.parametrize("rows", ROWS)
+def test_a_vit_that_looks_back_alone_or_through_a_mask(rows):
+    plain, ours = pair("vit")
+    x = torch.randn(2, 16, 24, requires_grad=True)
+    assert torch.allclose(
+        blocks.run(ours, x, ROWS[rows], is_causal=True), pick(plain(x, is_causal=True), ROWS[rows]), atol=1e-5
+    )
+    if rows == "all":
+        compare(plain, ours, x, None, {"attn_mask": torch.rand(16, 16) > 0.3}, [x])
+
+
 @pytest.mark.parametrize("kind", ["beit", "beit with its own bias"])
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("shape", [(3, 16, 16), (1, 3, 16, 16)])

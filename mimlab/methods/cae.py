@@ -35,6 +35,7 @@ from mimlab.errors import Refused
 from mimlab.layers import sincos_2d, token_logs, xavier
 from mimlab.masks import hidden_ids, pixels, put, take, visible_ids
 from mimlab.methods import Filled, Judged, Method, Output, Tokens, judged
+from mimlab.mlp import feed, scaled
 from mimlab.token_loss import token_loss
 
 RECIPE = {
@@ -98,9 +99,8 @@ class RegressorBlock(nn.Module):
         context = torch.cat([visible, x], dim=1)
         keys = self.norm_k(context + torch.cat([at_visible, at_hidden], dim=1))
         attended = self.attn(self.norm_q(x + at_hidden), keys, self.norm_v(context))
-        x = self.norm(x + self.drop_path(blocks.scaled(self.attn.proj, attended, self.gamma_1)))
-        hidden = self.mlp.act(self.mlp.fc1(x))
-        return x + self.drop_path(blocks.scaled(self.mlp.fc2, hidden, self.gamma_2))
+        x = self.norm(x + self.drop_path(scaled(self.attn.proj, attended, self.gamma_1)))
+        return x + self.drop_path(feed(self.mlp, x, self.gamma_2))
 
 
 class CAE(Method):

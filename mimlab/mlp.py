@@ -1,0 +1,74 @@
+"""The MLP of a block as it is trained on a CPU in one precision: some rows at a time, which stay in the cache between its products.
+
+torch keeps what goes into GELU and what comes out of it, each four times as wide as a token. Here the second is made anew in
+the backward pass, piece by piece, which takes no longer than to write it and read it back. Elsewhere, and where nothing is
+trained, the layers are called one after another.
+"""
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from mimlab.attention import plain
+
+ROWS = 1024  # tokens at a time
+
+
+def feed(mlp, x, gamma=None):
+    """timm's `mlp` of x (B, T, D), times `gamma` (D,) if given."""
+    if plain(x) and simple(mlp):
+        return Feed.apply(x, mlp.fc1.weight, mlp.fc1.bias, *scale(mlp.fc2, gamma))
+    return mlp(x) if gamma is None else scaled(mlp.fc2, mlp.act(mlp.fc1(x)), gamma)
+
+
+def simple(mlp):
+    """Whether it is two linear layers with biases and an exact GELU between them, and drops nothing."""
+    gelu = isinstance(mlp.act, nn.GELU) and mlp.act.approximate == "none"
+    dropped = mlp.drop1.p or mlp.drop2.p
+    return gelu and isinstance(mlp.norm, nn.Identity) and not dropped and None not in (mlp.fc1.bias, mlp.fc2.bias)
+
+
+def scale(linear, gamma):
+    """Weight and bias of `gamma` times `linear`."""
+    return (linear.weight, linear.bias) if gamma is None else (linear.weight * gamma[:, None], linear.bias * gamma)
+
+
+def scaled(linear, x, gamma):
+    """`gamma` (D,) times `linear(x)`; in one precision the weights are scaled, which are fewer than the outputs."""
+    if gamma is None:
+        return linear(x)
+    if torch.is_autocast_enabled(x.device.type):  # a small gamma would take the weights below half precision
+        return gamma * linear(x)
+    return F.linear(x, *scale(linear, gamma))
+
+
+class Feed(torch.autograd.Function):
+    """`x` (..., D), `first` (H, D) and its bias (H,), `second` (E, H) and its bias (E,) -> (..., E)."""
+
+    @staticmethod
+    def forward(ctx, x, first, first_bias, second, second_bias):
+        rows = x.flatten(0, -2)
+        hidden, out = rows.new_empty(len(rows), len(first)), rows.new_empty(len(rows), len(second))
+        for seen, before, found in zip(*(part.split(ROWS) for part in (rows, hidden, out)), strict=True):
+            torch.addmm(first_bias, seen, first.T, out=before)
+            torch.addmm(second_bias, F.gelu(before), second.T, out=found)
+        ctx.save_for_backward(rows, hidden, first, second)
+        return out.unflatten(0, x.shape[:-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        rows, hidden, first, second = ctx.saved_tensors
+        given, to_rows = gradient.reshape(len(rows), -1), torch.empty_like(rows)
+        to_first, to_second = torch.zeros_like(first), torch.zeros_like(second)
+        to_bias = first.new_zeros(len(first))
+        pieces = (part.split(ROWS) for part in (rows, hidden, given, to_rows))
+        for seen, before, wanted, found in zip(*pieces, strict=True):
+            to_second.addmm_(wanted.T, F.gelu(before))
+            to_before = torch.ops.aten.gelu_backward(wanted @ second, before)
+            to_first.addmm_(to_before.T, seen)
+            to_bias += to_before.sum(dim=0)
+            torch.mm(to_before, first, out=found)
+        to_rows = to_rows.unflatten(0, gradient.shape[:-1])
+        return to_rows, to_first, to_bias, to_second, given.sum(dim=0)
