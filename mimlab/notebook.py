@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mimlab import kernel, remote
+from mimlab import kernel, light, remote
 from mimlab.errors import Refused
 from mimlab.find import closest
 from mimlab.places import places
@@ -111,7 +111,7 @@ def read_parameters(path):
 
 def export_html(notebook):
     """Write an executed notebook as one HTML file beside it, complete without a network; returns its path."""
-    nbformat = _nbformat()
+    nbformat = light.nbformat()
     from nbconvert import HTMLExporter
 
     from mimlab import page
@@ -146,27 +146,9 @@ def _must_exist(notebook):
         )
 
 
-def _nbformat():
-    """The package nbformat, without what makes its import take seconds.
-
-    It imports jsonschema, which compiles a grammar of internationalised addresses where `rfc3987_syntax` is installed, as
-    JupyterLab wants it. Notebooks have no such addresses, and jsonschema does without.
-    """
-    name = "rfc3987_syntax"
-    hidden = name not in sys.modules
-    if hidden:
-        sys.modules[name] = None  # as if it were not installed
-    try:
-        import nbformat
-    finally:
-        if hidden:
-            sys.modules.pop(name, None)
-    return nbformat
-
-
 def _read(notebook):
     """The notebook as a node of the latest format, or Refused."""
-    nbformat = _nbformat()
+    nbformat = light.nbformat()
 
     _must_exist(notebook)
     try:
