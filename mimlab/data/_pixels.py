@@ -72,7 +72,7 @@ def _weights(start, length, full, size):
 def luma(x):
     """Grey value of RGB images: (B, 3, H, W) -> (B, 1, H, W)."""
     r, g, b = x.unbind(1)
-    return (GREY[0] * r).add_(GREY[1] * g).add_(GREY[2] * b).unsqueeze(1)
+    return (GREY[0] * r).add_(g, alpha=GREY[1]).add_(b, alpha=GREY[2]).unsqueeze(1)
 
 
 def shift_hue(x, shift):
@@ -81,8 +81,8 @@ def shift_hue(x, shift):
     chroma = high - low
     r, g, b = x.unbind(1)
     # products with 0 and 1, where a choice by `where` would stall the processor at every edge in the image
-    red = (high == r).to(x)
-    green = (high == g).to(x).mul_(1 - red)
+    red = torch.eq(high, r, out=torch.empty_like(high))
+    green = torch.eq(high, g, out=torch.empty_like(high)).mul_(1 - red)
     blue = 1 - red - green
     hue = (red * (g - b)).add_(green * (b - r)).add_(blue * (r - g)).div_(chroma.clamp(min=1e-12))
     hue.add_(green.mul_(2)).add_(blue.mul_(4))

@@ -180,7 +180,7 @@ def _change(x, chosen, change, *numbers):
     some = len(x) if x.device.type != "cpu" else max(1, ROOM // x[0, 0].numel())
     for rows in chosen.nonzero().squeeze(1).split(max(1, some)):
         there = rows.to(x.device)
-        x[there] = change(x[there], *(number[rows] for number in numbers))
+        x[there] = change(x.index_select(0, there), *(number[rows] for number in numbers))
 
 
 def _between(u, low, high):
