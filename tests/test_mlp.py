@@ -11,7 +11,7 @@ from torch import nn
 from mimlab import blocks, mlp
 from mimlab.attention import SHORT
 
-PIECES = [1, 4, 5, 1024]  # of 10 rows: one a piece, an odd rest, halves, all
+PIECES = [1, 4, 5, 4096]  # of 10 rows: one a piece, an odd rest, halves, all
 
 
 def layers(**given):
