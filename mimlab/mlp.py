@@ -61,13 +61,14 @@ class Feed(torch.autograd.Function):
     def backward(ctx, gradient):
         rows, hidden, first, second = ctx.saved_tensors
         given, to_rows = gradient.reshape(len(rows), -1), torch.empty_like(rows)
-        to_first, to_second = torch.zeros_like(first), torch.zeros_like(second)
+        to_first, to_second = torch.empty_like(first), torch.empty_like(second)
         to_bias = first.new_zeros(len(first))
-        pieces = (part.split(ROWS) for part in (rows, hidden, given, to_rows))
-        for seen, before, wanted, found in zip(*pieces, strict=True):
-            to_second.addmm_(wanted.T, F.gelu(before))
+        pieces = zip(*(part.split(ROWS) for part in (rows, hidden, given, to_rows)), strict=True)
+        for index, (seen, before, wanted, found) in enumerate(pieces):
+            added = int(index > 0)  # large weights take long to be filled with zeros
+            to_second.addmm_(wanted.T, F.gelu(before), beta=added)
             to_before = torch.ops.aten.gelu_backward(wanted @ second, before)
-            to_first.addmm_(to_before.T, seen)
+            to_first.addmm_(to_before.T, seen, beta=added)
             to_bias += to_before.sum(dim=0)
             torch.mm(to_before, first, out=found)
         to_rows = to_rows.unflatten(0, gradient.shape[:-1])
