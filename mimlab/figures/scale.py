@@ -53,8 +53,14 @@ def growth(rows, x, units, title="Cost as it grows", logarithmic=True, ideal=Fal
         left = (column - 1) / len(units)
         place = {"x": left + 0.02, "y": 1.02, "yanchor": "bottom", "orientation": "h", "font_size": 12}
         figure.update_layout({"legend" if column == 1 else f"legend{column}": place})
+    room = 36 * ((len(methods) - 1) // 3)  # further lines of the legend, below a title in the middle of the margin
     return figure.update_layout(
-        template=TEMPLATE, title=title, height=420, width=120 + 480 * len(units), margin_t=95, showlegend=True
+        template=TEMPLATE,
+        title=title,
+        height=420 + room,
+        width=120 + 480 * len(units),
+        margin_t=95 + room,
+        showlegend=True,
     )
 
 
