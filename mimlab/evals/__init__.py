@@ -111,8 +111,8 @@ def _one(cfg, run, progress):
         "test_images": len(test),
         "split": test.split,
     }
-    whole["seconds"] = round(earlier + time.perf_counter() - began, 1)  # of all that the result is made of
-    whole["seconds_each"] = {name: round(spent[trained], 1) for trained, name in names.items()}
+    whole["seconds"] = round(earlier + time.perf_counter() - began, 2)  # of all that the result is made of
+    whole["seconds_each"] = {name: round(spent[trained], 2) for trained, name in names.items()}
     whole |= {"config": cfg.dict(), "versions": versions()}
     write(run.path / "evals" / f"{cfg.name}.json", json.dumps(whole, indent=1))
     kept.done()
