@@ -70,7 +70,7 @@ def test_evaluate_compares_with_a_fresh_encoder_over_seeds(name, run):
     assert written["results"] == results and written["seeds"] == [0, 1] and written["split"] == "test"
     assert written["protocol"] == results["after mae"]["protocol"]
     each = written["seconds_each"]
-    assert set(each) == set(results) and 0 < min(each.values())
+    assert set(each) == set(results) and min(each.values()) > 0
     assert sum(each.values()) < written["seconds"] + 0.016  # three numbers, rounded to a hundredth
     assert written["protocol"].endswith("fashion_mnist, 190 labels, 2000 test images")
     assert [json.loads(line) for line in cfg.log().read_text().splitlines()] == rows
