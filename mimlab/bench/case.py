@@ -89,7 +89,7 @@ class Ours(Case):
     `extra(index, clock)` times what a run does around it for another batch: data, mask, tokenizer.
     """
 
-    def __init__(self, cfg, accelerator, real=True, who="mimlab"):
+    def __init__(self, cfg, accelerator, real=True):
         """`real`: open the data and fit the tokenizer for `extra`; without, only steps can be made."""
         device = accelerator.device
         self.cfg, self.accelerator, self.tokenizer = cfg, accelerator, None
@@ -117,7 +117,7 @@ class Ours(Case):
             known.ids = ready.ids
         batch = Batch(ready.views[0], ready.noise, ready.visible, ready.views[1:], ready.labels)
         super().__init__(
-            who,
+            "mimlab",
             method,
             lambda: method(batch, ready.mask, PROGRESS).loss,
             adamw(cfg, method, RATE, device),

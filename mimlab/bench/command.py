@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import datetime
-import gc
 import os
 import sys
 import time
@@ -38,7 +37,8 @@ def bench(
     tried: pairs too; each is one more case of mimlab's own, which has this setting beside the others. against: names of `others.known()`; None: all, () or ("none",): nobody. skip: of "memory" and "loop". limit: share of
     a core that others may take in a sample that counts. patience: seconds to wait for a quiet machine before each sample.
     fused: AdamW in one kernel for all. `report(text)` hears how far it is. Returns the result as JSON holds it, written
-    to `out` if given. `Refused` for what cannot be measured.
+    to `out` if given. `Refused` for what cannot be measured. Each case has a process (`child.py`): a script calls this
+    under `if __name__ == "__main__":`.
     """
     from mimlab.bench import others
 
@@ -93,33 +93,22 @@ def run(settings, trials, at, against, skip, rounds, threads, clock, limit, pati
     import torch
 
     from mimlab.bench import machine
-    from mimlab.bench.case import accelerator
-    from mimlab.bench.loop import compare
-    from mimlab.bench.measure import measure
+    from mimlab.bench.measure import compare, measure
 
-    before = torch.get_num_threads()
-    threads = threads or before
+    threads = threads or torch.get_num_threads()
     if clock == "cpu" and threads > 1:
         raise Refused(f"clock = cpu: processor seconds of {threads} threads say nothing of the time; use threads = 1")
-    torch.set_num_threads(threads)
     began, rows, missing, loops = time.perf_counter(), [], [], []
-    try:
-        for method, cfg in settings.items():
-            started = accelerator(cfg)
-            report(f"{method}: building")
-            found, gone = measure(cfg, started, trials[method], against, rounds, clock, limit, patience, fused, report)
-            missing += gone
-            gc.collect()
-            if "memory" not in skip:
-                report(f"{method}: memory")
-                remember(found, cfg, trials[method], fused)
-            rows += found
-            if "loop" not in skip:
-                report(f"{method}: the whole loop")
-                loops.append(compare(cfg, started, clock, limit))
-            gc.collect()
-    finally:
-        torch.set_num_threads(before)
+    for method, cfg in settings.items():
+        found, gone = measure(cfg, trials[method], against, rounds, threads, clock, limit, patience, fused, report)
+        missing += gone
+        if "memory" not in skip:
+            report(f"{method}: memory")
+            remember(found, cfg, trials[method], fused)
+        rows += found
+        if "loop" not in skip:
+            report(f"{method}: the whole loop")
+            loops.append(compare(cfg, threads, clock, limit))
     result = {
         "at": at,
         "settings": {method: cfg.dict() for method, cfg in settings.items()},

@@ -46,32 +46,24 @@ def child(given):
     """What `ask` gets: in this process, which must be fresh."""
     import torch
 
-    from mimlab.bench import others
-    from mimlab.bench.case import Clock, Ours, accelerator
+    from mimlab.bench.case import Clock, accelerator
+    from mimlab.bench.others import build
     from mimlab.config import Pretrain
 
     torch.set_num_threads(given["threads"])
     cfg, who = Pretrain.read(given["settings"]).resolved(), given["who"]
     started = accelerator(cfg)
     clock = Clock(started.device)
-    steps(build(cfg.replace(**tiny(cfg)), who, started, given["fused"], others, Ours), clock)
+    steps(build(cfg.replace(**tiny(cfg)), who, started, given["fused"])[0], clock)
     trim()
     imports = resident()
     CLEAR.write_text("5") if CLEAR.exists() else None  # the peak begins anew
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    steps(build(cfg, who, started, given["fused"], others, Ours), clock)
+    steps(build(cfg, who, started, given["fused"])[0], clock)
     if started.device.type == "cuda":
         return {"peak_mb": torch.cuda.max_memory_allocated() / 2**20, "imports_mb": 0.0}
     return {"peak_mb": peak() - imports, "imports_mb": imports}
-
-
-def build(cfg, who, accelerator, fused, others, kind):
-    """The case of `who`; for others, mimlab's own model is used for inputs and sizes, and let go."""
-    ours = kind(cfg, accelerator, real=False)
-    if who == "mimlab":
-        return ours
-    return others.case(who, cfg, others.shape(cfg, ours.model), ours.ready, accelerator, fused)
 
 
 def tiny(cfg):

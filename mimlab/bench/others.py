@@ -6,7 +6,7 @@ import torch
 
 from mimlab import masks
 from mimlab.bench import peers
-from mimlab.bench.case import RATE, Case
+from mimlab.bench.case import RATE, Case, Ours
 from mimlab.bench.plain import Shape
 from mimlab.bench.ready import CLASSES
 from mimlab.errors import Refused
@@ -46,8 +46,18 @@ def missing(who, method, sizes):
     return None if method in find("bench.peers", who).MODELS else f"{who} has no {method}"
 
 
-def case(who, cfg, sizes, ready, accelerator, fused=False):
-    """The `Case` of plain or of a package; `fused`: AdamW in one kernel even where its own training does without."""
+def build(cfg, who, accelerator, fused=False):
+    """(`Case`, `Shape` or None) of mimlab, plain or a package; mimlab's own model makes inputs and sizes for all.
+
+    `fused`: AdamW in one kernel even where its own training does without.
+    """
+    ours = Ours(cfg, accelerator, real=False)
+    sizes = shape(cfg, ours.model)
+    return (ours if who == "mimlab" else case(who, cfg, sizes, ours.ready, accelerator, fused)), sizes
+
+
+def case(who, cfg, sizes, ready, accelerator, fused):
+    """The `Case` of plain or of a package."""
     if who == "plain":
         kind, own, name = find("bench.plain", cfg.method).Plain, False, "plain timm"
     else:
@@ -74,18 +84,21 @@ def case(who, cfg, sizes, ready, accelerator, fused=False):
     )
 
 
-def differs(ours, other, sizes, flops):
-    """What sets another's model apart from ours in size, in words, or None: blocks, parameters, FLOPs (ours, other)."""
+def blocks(model, sizes):
+    """How many blocks of the encoder's width are trained."""
+    wide = (sizes.dim, 4 * sizes.dim)
+    return sum(tuple(p.shape) == wide for p in model.parameters() if p.requires_grad)
+
+
+def differs(ours, other):
+    """What sets another's model apart from ours in size, in words, or None; both as `works.steps` tells of them."""
     said = []
-    blocks = [
-        sum(tuple(p.shape) == (sizes.dim, 4 * sizes.dim) for p in x.model.parameters() if p.requires_grad)
-        for x in (ours, other)
-    ]
-    if blocks[0] != blocks[1]:
-        said.append(f"{blocks[1]} blocks of width {sizes.dim}, not {blocks[0]}")
-    share = other.parameters / ours.parameters
+    if ours["blocks"] != other["blocks"]:
+        said.append(f"{other['blocks']} blocks of width {ours['sizes'].dim}, not {ours['blocks']}")
+    share = other["parameters"] / ours["parameters"]
     if not 0.95 < share < 1.05:
         said.append(f"{share:.2f} times the parameters")
-    if not 0.75 < flops[1] / flops[0] < 1.75:
-        said.append(f"{flops[1] / flops[0]:.2f} times the FLOPs")
+    share = other["flops"] / ours["flops"]
+    if not 0.75 < share < 1.75:
+        said.append(f"{share:.2f} times the FLOPs")
     return "; ".join(said) or None

@@ -50,7 +50,8 @@ def since(before):
 
 
 def timed(work):
-    """`Sample` of one call."""
+    """`Sample` of one call; garbage is collected before, so that none of it is in there."""
+    gc.collect()
     before = moment()
     work()
     return since(before)
@@ -67,17 +68,16 @@ def wait(patience):
 
 
 def turns(work, rounds, seed=0, patience=0.0, each=None):
-    """`Sample`s of each of `work` (name -> callable), {name: [one a round]}; `each(round, name, sample)` hears of them."""
+    """`Sample`s that each of `work` (name -> callable) returns, {name: [one a round]}; `each(round, name)` hears of them."""
     order, chance, found = list(work), random.Random(seed), {name: [] for name in work}
     for turn in range(rounds):
         chance.shuffle(order)
         for name in order:
-            gc.collect()
+            if each is not None:
+                each(turn, name)
             if patience:
                 wait(patience)
-            found[name].append(timed(work[name]))
-            if each is not None:
-                each(turn, name, found[name][-1])
+            found[name].append(work[name]())
     return found
 
 

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from mimlab.__main__ import main, parser
-from mimlab.bench import machine, memory, others, sizes
+from mimlab.bench import measure, memory, others, sizes
 from mimlab.bench.command import bench
 from mimlab.bench.table import text
 from mimlab.errors import Failed
@@ -32,14 +32,6 @@ PARTS = {
 
 def tiny(method, **changes):
     return list((TINY | PARTS.get(method, {}) | changes).items())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small():
-    """A smaller square than a machine is measured with: no speed is asked for here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "SQUARE", 256)
-        yield
 
 
 QUICK = {"skip": ("memory", "loop"), "threads": 1}
@@ -154,31 +146,26 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch):
 
 
 def test_one_that_fails_is_named_and_the_others_go_on(monkeypatch):
-    from mimlab.bench.plain import simmim
+    class Child(measure.Child):
+        def __init__(self, work, **given):
+            super().__init__(broken if given.get("who") == "plain" else work, **given)
 
-    monkeypatch.setattr(simmim.Plain, "loss", lambda self, ready: 1 / 0)
+    monkeypatch.setattr(measure, "Child", Child)
     found = bench(["simmim"], parameter=tiny("simmim"), rounds=1, against=["plain"], **QUICK)
     assert [row["who"] for row in found["rows"]] == ["mimlab"]
     assert found["missing"][0]["why"] == "does not run here: ZeroDivisionError: division by zero"
 
 
+def broken(say, **given):
+    1 / 0  # noqa: B018
+
+
 def test_another_model_is_told():
-    ours = bench(["mae"], parameter=tiny("mae"), rounds=1, against=["none"], **QUICK)["rows"][0]
-
-    class Other:
-        parameters = 2 * ours["parameters"]
-
-        class model:  # noqa: N801
-            @staticmethod
-            def parameters():
-                return []
-
-    class Ours(Other):
-        parameters = ours["parameters"]
-
-    shape = others.Shape(16, 4, 24, 2, 3, 12, 32, 10, 4)
-    assert others.differs(Ours, Other, shape, (1.0, 3.0)) == "2.00 times the parameters; 3.00 times the FLOPs"
-    assert others.differs(Ours, Ours, shape, (1.0, 1.0)) is None
+    sizes = others.Shape(16, 4, 24, 2, 3, 12, 32, 10, 4)
+    ours = {"sizes": sizes, "blocks": 2, "parameters": 1000, "flops": 1.0}
+    assert others.differs(ours, ours | {"parameters": 1040, "flops": 1.7}) is None
+    other = ours | {"blocks": 3, "parameters": 2000, "flops": 3.0}
+    assert others.differs(ours, other) == "3 blocks of width 24, not 2; 2.00 times the parameters; 3.00 times the FLOPs"
 
 
 def test_memory_that_cannot_be_asked_says_why(monkeypatch):

@@ -8,9 +8,11 @@ from mimlab.bench.rounds import Sample, Series, turns
 
 def test_every_case_has_one_turn_a_round_in_changing_order():
     said, heard = [], []
-    work = {name: (lambda name=name: said.append(name)) for name in "abc"}
-    found = turns(work, 6, seed=1, each=lambda turn, name, sample: heard.append((turn, name)))
+    work = {name: (lambda name=name: said.append(name) or f"{name}{len(said)}") for name in "abc"}
+    found = turns(work, 6, seed=1, each=lambda turn, name: heard.append((turn, name)))
     assert {name: len(samples) for name, samples in found.items()} == {"a": 6, "b": 6, "c": 6}
+    assert sorted(int(sample[1:]) for samples in found.values() for sample in samples) == list(range(1, 19))
+    assert all(sample[0] == name for name, samples in found.items() for sample in samples)
     orders = ["".join(said[i : i + 3]) for i in range(0, 18, 3)]
     assert all(sorted(order) == ["a", "b", "c"] for order in orders) and len(set(orders)) > 1
     assert [name for _, name in heard] == said
