@@ -35,11 +35,17 @@ def place(folder):
 
 
 class Settings:
-    """Reading, checking and writing, shared by the dataclasses below."""
+    """Reading, checking and writing, shared by the dataclasses of `config`."""
+
+    def __post_init__(self):
+        """Every value as its field's type, whoever gives it: `coerce`. An empty text stays one, as a recipe may have it."""
+        for f in dataclasses.fields(self):
+            if (value := getattr(self, f.name)) != "":
+                object.__setattr__(self, f.name, coerce(f.name, value, f.type))  # they are frozen
 
     @classmethod
     def read(cls, source):
-        """From a dict, or a notebook's `globals()`; every value coerced by its field's type.
+        """From a dict, or a notebook's `globals()`; there an empty text is None where that is allowed.
 
         Unknown names are refused. In `globals()` other names are normal, so there only a name that is
         nearly a field's is.
@@ -53,8 +59,7 @@ class Settings:
             near = difflib.get_close_matches(name, fields, n=1, cutoff=0.8)
             if not notebook or (scalar and near):
                 raise Refused(f"no parameter {name!r}{closest(name, fields)}; there are: {', '.join(fields)}")
-        values = {name: coerce(name, source[name], f.type) for name, f in fields.items() if name in source}
-        return cls(**values)
+        return cls(**{name: coerce(name, source[name], f.type) for name, f in fields.items() if name in source})
 
     @classmethod
     def defaults(cls):

@@ -15,6 +15,7 @@ from mimlab.batches import Batches
 from mimlab.distributed import generator_for, mine, rank, world
 from mimlab.errors import Refused
 from mimlab.find import options
+from mimlab.heap import kept
 from mimlab.layers import decay_groups, schedule
 from mimlab.log import Log
 from mimlab.looking import film
@@ -42,6 +43,7 @@ def pretrain(cfg, report=None):
         return _train(cfg, run, report)
 
 
+@kept()
 def _train(cfg, run, report):
     # -- data ---------------------------------------------------------------------------------------
     if world() == 1:  # in a notebook an earlier run may have had another precision or device

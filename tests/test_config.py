@@ -7,6 +7,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mimlab import config
@@ -26,6 +27,9 @@ def test_values_are_coerced_by_type():
     assert (cfg.lr, cfg.epochs, cfg.mask_args, cfg.fraction) == (1e-4, 3, {"min_block": 2}, 1.0)
     assert isinstance(cfg.fraction, float) and cfg.run == "x" and cfg.mask is None
     assert Evaluate.read({"baseline": "false"}).baseline is False
+    cfg = Pretrain(updates=100, lr="1e-4", out=Path("runs"), epochs=np.int64(3)).replace(log_every="5")
+    assert (cfg.updates, cfg.lr, cfg.out, cfg.epochs, cfg.log_every) == ("100", 1e-4, "runs", 3, 5)
+    assert type(cfg.epochs) is int and Pretrain(updates=100).resolved().updates == "100"
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,6 @@ modules first, with a step of another, tiny model, so that what is above that is
 optimiser state, one batch, and what forward keeps for backward.
 """
 
-import contextlib
-import ctypes
-import gc
 import json
 import os
 import resource
@@ -16,6 +13,7 @@ import sys
 from pathlib import Path
 
 from mimlab.errors import Failed
+from mimlab.heap import trim
 
 STEPS = 2  # from the second on, the optimiser's state is there
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -47,7 +45,7 @@ def child(given):
     import torch
 
     from mimlab.bench.case import Clock, accelerator
-    from mimlab.bench.others import build
+    from mimlab.bench.others import build, memory
     from mimlab.config import Pretrain
 
     torch.set_num_threads(given["threads"])
@@ -60,7 +58,8 @@ def child(given):
     CLEAR.write_text("5") if CLEAR.exists() else None  # the peak begins anew
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    steps(build(cfg, who, started, given["fused"])[0], clock)
+    with memory(who):
+        steps(build(cfg, who, started, given["fused"])[0], clock)
     if started.device.type == "cuda":
         return {"peak_mb": torch.cuda.max_memory_allocated() / 2**20, "imports_mb": 0.0}
     return {"peak_mb": peak() - imports, "imports_mb": imports}
@@ -75,13 +74,6 @@ def tiny(cfg):
 def steps(case, clock):
     for _ in range(STEPS):
         case.step(clock)
-
-
-def trim():
-    """Give memory that is free, but still held by C's allocator, back to the system."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def resident():

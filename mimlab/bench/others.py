@@ -1,5 +1,6 @@
 """Cases that are not mimlab's: the plain version of a method, and peers that are installed, of the same sizes."""
 
+import contextlib
 import importlib.util
 
 import torch
@@ -11,6 +12,7 @@ from mimlab.bench.plain import Shape
 from mimlab.bench.ready import CLASSES
 from mimlab.errors import Refused
 from mimlab.find import closest, find, names
+from mimlab.heap import kept
 
 
 def known():
@@ -54,6 +56,11 @@ def build(cfg, who, accelerator, fused=False):
     ours = Ours(cfg, accelerator, real=False)
     sizes = shape(cfg, ours.model)
     return (ours if who == "mimlab" else case(who, cfg, sizes, ours.ready, accelerator, fused)), sizes
+
+
+def memory(who):
+    """As its own training treats freed memory: a context. mimlab's keeps it (`mimlab.heap`)."""
+    return kept() if who == "mimlab" else contextlib.nullcontext()
 
 
 def case(who, cfg, sizes, ready, accelerator, fused):

@@ -13,6 +13,7 @@ from mimlab.bench.machine import Square
 from mimlab.bench.products import flops, products
 from mimlab.bench.replay import Replay
 from mimlab.bench.rounds import moment, since, timed
+from mimlab.heap import kept
 from mimlab.train import pretrain
 
 WARM = 1  # steps before the first that counts
@@ -33,18 +34,19 @@ def steps(say, cfg, who, threads, clock="wall", fused=False):
     """
     started = prepared(cfg, threads)
     timer, (case, sizes) = Clock(started.device, clock), others.build(cfg, who, started, fused)
-    first = timed(partial(case.step, timer)).wall  # long where something is compiled
-    found = products(case)
-    about = {"who": case.who, "note": case.note, "images": case.images, "parameters": case.parameters}
-    about |= {"sizes": sizes, "blocks": sizes and others.blocks(case.model, sizes)}
-    about |= {"flops": flops(found, case.images), "products": len(found), "first_s": first}
-    for _ in range(WARM):
-        case.step(timer)
-    word = say(about)
-    while word:
-        timer.parts.clear()
-        sample = timed(partial(case.step, timer))
-        word = say((sample, {name: values[0] for name, values in timer.parts.items()}))
+    with others.memory(who):
+        first = timed(partial(case.step, timer)).wall  # long where something is compiled
+        found = products(case)
+        about = {"who": case.who, "note": case.note, "images": case.images, "parameters": case.parameters}
+        about |= {"sizes": sizes, "blocks": sizes and others.blocks(case.model, sizes)}
+        about |= {"flops": flops(found, case.images), "products": len(found), "first_s": first}
+        for _ in range(WARM):
+            case.step(timer)
+        word = say(about)
+        while word:
+            timer.parts.clear()
+            sample = timed(partial(case.step, timer))
+            word = say((sample, {name: values[0] for name, values in timer.parts.items()}))
 
 
 def around(say, cfg, threads, clock="wall"):
@@ -77,6 +79,7 @@ def around(say, cfg, threads, clock="wall"):
         word = say(work[word]())
 
 
+@kept()
 def ready(say, cfg, threads, clock="wall"):
     """Steps on ready batches that ask the tokenizer too, as a run does: each answer is a `Sample`."""
     started = prepared(cfg, threads)

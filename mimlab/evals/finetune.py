@@ -24,6 +24,7 @@ from mimlab.evals._labels import check
 from mimlab.evals._recipes import RECIPES
 from mimlab.evals._result import ranked
 from mimlab.evals._views import Centre, side
+from mimlab.heap import kept
 from mimlab.layers import schedule as rate_at
 
 
@@ -156,6 +157,7 @@ def evaluate(
     }
 
 
+@kept()
 def fit(encoder, train, classes, told, pool, ema, seed, device):
     """A `Classifier` around a copy of `encoder`, trained by the settings `told`, and the mean loss of its last epoch."""
     from timm.data import Mixup
