@@ -63,7 +63,10 @@ def parser():
         "--against", nargs="*", metavar="WHO", help="of plain (timm), transformers and lightly, or none (default: all)"
     )
     bench.add_argument("--skip", nargs="*", default=[], metavar="WHAT", help="memory, loop (default: nothing)")
-    bench.add_argument("--rounds", type=int, default=6, help="turns of each case (default: 6)")
+    bench.add_argument("--rounds", type=int, default=3, help="turns of each case after each start (default: 3)")
+    bench.add_argument(
+        "--starts", type=int, default=3, help="how often all begin anew, in other processes (default: 3)"
+    )
     bench.add_argument("--threads", type=int, help="of torch (default: its own choice)")
     bench.add_argument(
         "--clock",

@@ -23,7 +23,8 @@ def bench(
     tried=(),
     against=None,
     skip=(),
-    rounds=6,
+    rounds=3,
+    starts=3,
     threads=None,
     clock="wall",
     limit=0.15,
@@ -34,8 +35,10 @@ def bench(
 ):
     """Measure `methods` (none: all) at a configuration of `sizes.SIZES`, with settings `parameter` (pairs) put on it.
 
-    tried: pairs too; each is one more case of mimlab's own, which has this setting beside the others. against: names of `others.known()`; None: all, () or ("none",): nobody. skip: of "memory" and "loop". limit: share of
-    a core that others may take in a sample that counts. patience: seconds to wait for a quiet machine before each sample.
+    tried: pairs too; each is one more case of mimlab's own, which has this setting beside the others. against: names of
+    `others.known()`; None: all, () or ("none",): nobody. skip: of "memory" and "loop". rounds: turns of each case after each
+    of `starts` starts. limit: share of a core that others may take in a sample that counts. patience: seconds to wait for a
+    quiet machine before each sample.
     fused: AdamW in one kernel for all. `report(text)` hears how far it is. Returns the result as JSON holds it, written
     to `out` if given. `Refused` for what cannot be measured. Each case has a process (`child.py`): a script calls this
     under `if __name__ == "__main__":`.
@@ -51,6 +54,7 @@ def bench(
     if clock not in CLOCKS:
         raise Refused(f"clock = {clock!r}{closest(clock, CLOCKS)}; there are: {', '.join(CLOCKS)}")
     within("rounds", rounds, 1, 10_000)
+    within("starts", starts, 1, 1000)
     within("limit", limit, 0, 1000)
     within("patience", patience, 0, 86_400)
     if threads is not None:
@@ -79,6 +83,7 @@ def bench(
         against,
         skip,
         rounds,
+        starts,
         threads,
         clock,
         limit,
@@ -89,7 +94,7 @@ def bench(
     )
 
 
-def run(settings, trials, at, against, skip, rounds, threads, clock, limit, patience, fused, out, report):
+def run(settings, trials, at, against, skip, rounds, starts, threads, clock, limit, patience, fused, out, report):
     import torch
 
     from mimlab.bench import machine
@@ -100,7 +105,9 @@ def run(settings, trials, at, against, skip, rounds, threads, clock, limit, pati
         raise Refused(f"clock = cpu: processor seconds of {threads} threads say nothing of the time; use threads = 1")
     began, rows, missing, loops = time.perf_counter(), [], [], []
     for method, cfg in settings.items():
-        found, gone = measure(cfg, trials[method], against, rounds, threads, clock, limit, patience, fused, report)
+        found, gone = measure(
+            cfg, trials[method], against, rounds, threads, clock, limit, patience, fused, starts, report
+        )
         missing += gone
         if "memory" not in skip:
             report(f"{method}: memory")
@@ -115,6 +122,7 @@ def run(settings, trials, at, against, skip, rounds, threads, clock, limit, pati
         **machine.about(),
         "threads": threads,
         "rounds": rounds,
+        "starts": starts,
         "clock": clock,
         "limit": limit,
         "fused": fused,

@@ -2,6 +2,7 @@
 
 import contextlib
 import statistics
+from functools import partial
 
 from mimlab.bench import others, works
 from mimlab.bench.child import Child
@@ -11,78 +12,83 @@ from mimlab.errors import Failed
 PARTS = ("data", "mask", "tokenizer", "forward", "backward", "optimiser")
 
 
-def measure(cfg, tried, against, rounds, threads, clock="wall", limit=0.15, patience=0.0, fused=False, each=None):
+def measure(
+    cfg, tried, against, rounds, threads, clock="wall", limit=0.15, patience=0.0, fused=False, starts=1, each=None
+):
     """(rows, missing) of the method in `cfg`.
 
     A row: method, who, images_per_s (median), step_ms, parts_ms, ... of one case; the first is mimlab's, then
     those of `tried` (name -> other settings of it). `ratio` is how many times as fast mimlab is, in images of the same
-    rounds. `missing`: {method, who, why} of those in `against` that cannot be asked. `each(text)` hears how far it is.
+    rounds. `missing`: {method, who, why} of those in `against` that cannot be asked. All begin anew `starts` times and take
+    `rounds` turns each time. `each(text)` hears how far it is.
     """
-    say = each or (lambda text: None)
-    given, absent = {"threads": threads, "clock": clock}, []
-    with contextlib.ExitStack() as stack:
+    say, why = each or (lambda text: None), dict.fromkeys(against)
+    about, samples, spent, square = {}, {}, {}, 0
+    for start in range(starts):
+        with contextlib.ExitStack() as stack:
 
-        def started(work, name, settings=cfg, **more):
-            say(f"{cfg.method}: {name}")
-            return stack.enter_context(Child(work, cfg=settings, **given, **more))
+            def begun(work, name, settings=cfg, stack=stack, **more):
+                say(f"{cfg.method}: {name}")
+                return stack.enter_context(Child(work, cfg=settings, threads=threads, clock=clock, **more))
 
-        cases = {
-            name: started(works.steps, name, settings, who="mimlab")
-            for name, settings in {"mimlab": cfg, **tried}.items()
-        }
-        for who in against:
-            why = others.missing(who, cfg.method, cases["mimlab"].first["sizes"])
-            try:
-                if why is None:
-                    cases[who] = started(works.steps, who, who=who, fused=fused)
-            except Failed as error:  # another version of a peer may have any
-                why = f"does not run here: {error}"
-            if why is not None:
-                absent.append({"method": cfg.method, "who": who, "why": why})
-        around = started(works.around, "the products of its step")
-        found = {name: [] for name in (*cases, "parts")}
-
-        def asked(name, child):
-            sample, parts = child()
-            found[name].append(parts)
-            return sample
-
-        work = {name: (lambda name=name, child=child: asked(name, child)) for name, child in cases.items()}
-        work |= {name: (lambda name=name: around(name)) for name in ("replay", "square")}
-        series = turns(
-            work, rounds, cfg.seed, patience, lambda turn, name: say(f"{cfg.method} {turn + 1}/{rounds}: {name}")
-        )
-        series = {name: Series(samples, clock, limit) for name, samples in series.items()}
-        found["parts"] = [around("parts") for _ in range(rounds)]
-    peak = around.first / series["square"].best
-    ours, rows = cases["mimlab"].first, []
-    for name, child in cases.items():
-        case, spent = child.first, series[name]
+            cases = {
+                name: begun(works.steps, name, settings, who="mimlab")
+                for name, settings in {"mimlab": cfg, **tried}.items()
+            }
+            for who in against:
+                why[who] = why[who] or others.missing(who, cfg.method, cases["mimlab"].first["sizes"])
+                if why[who] is None:
+                    try:
+                        cases[who] = begun(works.steps, who, who=who, fused=fused)
+                    except Failed as error:  # another version of a peer may have any
+                        why[who] = f"does not run here: {error}"
+            around = begun(works.around, "the products of its step")
+            work = {name: partial(asked, child, spent.setdefault(name, [])) for name, child in cases.items()}
+            work |= {name: partial(around, name) for name in ("replay", "square")}
+            told = f"{cfg.method}, start {start + 1} of {starts}, round"
+            heard = partial(lambda told, turn, name: say(f"{told} {turn + 1} of {rounds}: {name}"), told)
+            for name, found in turns(work, rounds, cfg.seed + start, patience, heard).items():
+                samples.setdefault(name, []).extend(found)
+            spent.setdefault("around", []).extend(around("parts") for _ in range(rounds))
+            about |= {name: child.first for name, child in cases.items()}
+            square = around.first
+    series = {name: Series(found, clock, limit) for name, found in samples.items() if len(found) == starts * rounds}
+    peak = square / series["square"].best
+    rows = []
+    for name in (name for name in about if name in series):
+        case, own = about[name], series[name]
         row = {
             "method": cfg.method,
             "who": name if name in tried else case["who"],
             "note": case["note"],
             "batch": case["images"],
-            **speed(spent, case["images"]),
-            "ratio": spent.over(series["mimlab"]) * cfg.batch_size / case["images"],
-            "parts_ms": parts(found[name]),
+            **speed(own, case["images"]),
+            "ratio": own.over(series["mimlab"]) * cfg.batch_size / case["images"],
+            "parts_ms": parts(spent[name]),
             "gflop_per_image": case["flops"] / 1e9,
-            "gflop_per_s": case["flops"] * case["images"] / spent.median / 1e9,
+            "gflop_per_s": case["flops"] * case["images"] / own.median / 1e9,
             "peak_gflop_per_s": peak / 1e9,
-            "of_peak": case["flops"] * case["images"] / spent.median / peak,
+            "of_peak": case["flops"] * case["images"] / own.median / peak,
             "parameters": case["parameters"],
             "products": case["products"],
         }
         if name == "mimlab":
-            row["parts_ms"] = parts(found["parts"]) | row["parts_ms"]
+            row["parts_ms"] = parts(spent["around"]) | row["parts_ms"]
             row["replay_ms"] = 1e3 * series["replay"].median
-            row["of_replay"] = 1 / spent.over(series["replay"])
+            row["of_replay"] = 1 / own.over(series["replay"])
         elif name not in tried:
-            row["differs"] = others.differs(ours, case)
+            row["differs"] = others.differs(about["mimlab"], case)
         if tried and name in ("mimlab", *tried):  # that of what is compiled is long
             row["first_s"] = case["first_s"]
         rows.append(row | {"asked": name})
-    return rows, absent
+    return rows, [{"method": cfg.method, "who": who, "why": text} for who, text in why.items() if text is not None]
+
+
+def asked(child, spent):
+    """The `Sample` of a case's next step; the seconds of its parts join `spent`."""
+    sample, seconds = child()
+    spent.append(seconds)
+    return sample
 
 
 def compare(cfg, threads, clock="wall", limit=0.15):

@@ -31,7 +31,7 @@ def text(result):
     about = result["machine"]
     lines = [
         f"{result['at']}, {result['threads']} threads of {about['processor']}, torch {result['versions']['torch']}, "
-        f"{result['commit']}; {result['rounds']} rounds, {result['clock']} clock; best square product "
+        f"{result['commit']}; {result['starts']} starts of {result['rounds']} rounds, {result['clock']} clock; best square product "
         f"{result['peak_gflop_per_s']:.0f} GFLOP/s; parts in ms"
     ]
     for method in result["settings"]:

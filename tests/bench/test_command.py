@@ -34,7 +34,7 @@ def tiny(method, **changes):
     return list((TINY | PARTS.get(method, {}) | changes).items())
 
 
-QUICK = {"skip": ("memory", "loop"), "threads": 1}
+QUICK = {"skip": ("memory", "loop"), "threads": 1, "starts": 1}
 
 
 @pytest.fixture(scope="module", params=names("methods"))
@@ -88,6 +88,7 @@ def test_the_whole_loop_and_memory_stand_in_the_table(monkeypatch):
     given = {
         "parameter": tiny("simmim", batch_size="32"),
         "rounds": 1,
+        "starts": 1,
         "against": ["plain"],
         "threads": 1,
         "clock": "cpu",
@@ -108,7 +109,7 @@ def test_settings_are_tried_in_the_same_turns(monkeypatch):
 
     monkeypatch.setattr(memory, "ask", ask)
     tried = [("recompute", "true"), ("batch_size", "8"), ("precision", "bf16")]
-    given = {"parameter": tiny("mae"), "rounds": 1, "against": ["plain"], "skip": ("loop",), "threads": 1}
+    given = {"parameter": tiny("mae"), "rounds": 1, "starts": 1, "against": ["plain"], "skip": ("loop",), "threads": 1}
     found = bench(["mae"], tried=tried, **given)
     rows = {row["who"]: row for row in found["rows"]}
     assert list(rows) == ["mimlab", "recompute = true", "batch_size = 8", "precision = bf16", "plain timm"]
@@ -230,6 +231,7 @@ def test_what_is_given_counts_and_dicts_are_merged():
         (["mae", "--clock", "sun"], "there are: wall, cpu"),
         (["mae", "--clock", "cpu", "--threads", "2"], "use threads = 1"),
         (["mae", "--rounds", "0"], "rounds = 0 must lie between 1"),
+        (["mae", "--starts", "0"], "starts = 0 must lie between 1"),
         (["mae", "-p", "batch_sise", "4"], "did you mean 'batch_size'"),
         (["mae", "-p", "accumulate", "2"], "one process makes whole steps"),
         (["mae", "--try", "batch_sise", "4"], "did you mean 'batch_size'"),
@@ -247,13 +249,29 @@ def test_what_cannot_be_measured_is_refused_in_one_line(arguments, said, capsys)
 def test_the_command_prints_a_table_and_writes_json_aside(tmp_path, capsys):
     out = tmp_path / "deep" / "bench.json"
     given = [part for pair in tiny("simmim") for part in ("-p", *pair)]
-    flags = ["--against", "none", "--skip", "memory", "loop", "--rounds", "1", "--threads", "1", "--clock", "cpu"]
+    flags = [
+        "--against",
+        "none",
+        "--skip",
+        "memory",
+        "loop",
+        "--rounds",
+        "2",
+        "--starts",
+        "2",
+        "--threads",
+        "1",
+        "--clock",
+        "cpu",
+    ]
     assert main(["bench", "simmim", *given, *flags, "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     assert "simmim, batch 4" in shown and "mimlab" in shown and "of replay" in shown
     assert [path.name for path in out.parent.iterdir()] == ["bench.json"]
     found = json.loads(out.read_text())
     assert found["clock"] == "cpu" and found["rows"][0]["method"] == "simmim" and found["missing"] == []
+    (row,) = found["rows"]
+    assert row["rounds"] == len(row["step_ms_all"]) == 4 and "2 starts of 2 rounds" in shown
 
 
 def test_every_option_is_described():
