@@ -27,7 +27,7 @@ def prepared(cfg, threads):
 
 
 def steps(say, cfg, who, threads, clock="wall", fused=False):
-    """Steps of `who` ("mimlab", "plain", a package), at settings: each answer is its `Sample` and milliseconds of parts.
+    """Steps of `who` ("mimlab", "plain", a package), at settings: each answer is its `Sample` and the seconds of its parts.
 
     The first answer tells of the case: {"who", "note", "images", "parameters", "sizes" (`Shape` or None), "blocks",
     "flops" (an image's), "products", "first_s"}.
