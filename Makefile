@@ -46,8 +46,9 @@ bench: .venv/peers
 	$(BIN)/python -m mimlab bench --at 32px --patience 30 --out runs/bench-32px.json
 	$(BIN)/python -m mimlab bench --at ti224 --patience 30 --out runs/bench-ti224.json
 
+# a container's only user is often root, whom Jupyter turns away unless told
 lab: .venv/installed
-	MIMLAB_ROOT=$(CURDIR) $(BIN)/jupyter lab notebooks
+	MIMLAB_ROOT=$(CURDIR) $(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
