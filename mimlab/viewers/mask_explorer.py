@@ -15,15 +15,13 @@ import torch
 from mimlab import masks, preset
 from mimlab.errors import Refused
 from mimlab.find import check_options
-from mimlab.run import Run
-from mimlab.settings import place, plain, within
+from mimlab.settings import plain
 from mimlab.viewers import embed, pictures, ranks, sets
+from mimlab.viewers.choice import Choice
 from mimlab.viewers.controls import Controls
 from mimlab.viewers.latest import Latest, line
 from mimlab.viewers.mask_view import MaskView
 from mimlab.viewers.saved import copy
-from mimlab.viewers.scene import Scene
-from mimlab.viewers.seen import Weights
 
 PANELS = 6  # at most
 
@@ -68,11 +66,10 @@ class MaskExplorer(ipywidgets.VBox):
         data_args=None,
         out="runs",
     ):
-        self._strategies, self._sets = ranks.named(strategies, mask), sets.Sets(images, data, data_args or {})
-        self._out, self._runs, self._shown, self._scene = out, {}, False, None
+        self._strategies, self._shown = ranks.named(strategies, mask), False
         self._looks, self._later = Latest(), Latest()  # what a hand waits for, and what is prepared
-        self._state = {"data": self._sets.start, "number": 0, "image_size": image_size, "patch_size": patch_size}
-        self._scene, self._state = self._made(self._state | self._loaded(run))
+        known = sets.Sets(images, data, data_args or {})
+        self._choice = Choice(known, self._strategies, out, image_size=image_size, patch_size=patch_size, run=run)
         chosen = next(s for s in self._strategies.values() if s.given == mask)
         masks.count(self._scene.n, mask_ratio)
         functions = [chosen.module.rank, *([chosen.module.score] if chosen.looks else [])]
@@ -106,49 +103,12 @@ class MaskExplorer(ipywidgets.VBox):
 
     # what is looked at
 
-    def _loaded(self, run):
-        """What a run, or none, means for the state; a run brings its sizes."""
-        if run is None:
-            return {"weights": None, "step": None}
-        weights = Weights(run if isinstance(run, Run) else Run.find(str(self._runs.get(run, run)), self._out))
-        sizes = {name: getattr(weights.run.settings, name) for name in ("image_size", "patch_size")}
-        return sizes | {"weights": weights, "step": weights.steps[-1]}
-
-    def _made(self, state):
-        """The scene of a state, and the state with its image's number in range; refuses one that cannot be.
-
-        What an old scene of the same grid or image is known by goes on into the new one.
-        """
-        size, patch = state["image_size"], state["patch_size"]
-        for name, value, low, high in (("image_size", size, 2, 4096), ("patch_size", patch, 1, size)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise Refused(f"{name} = {value!r} is not a whole number of pixels")
-            within(name, value, low, high)
-        if size % patch:
-            good = ", ".join(str(p) for p in range(2, size) if size % p == 0)
-            raise Refused(f"patch_size = {patch} does not divide image_size = {size}; try one of: {good}")
-        images, old = self._sets.open(state["data"], size), self._scene
-        number = state["number"] % len(images)
-        scene = Scene(
-            images.get(number, size),
-            images.name(number),
-            patch,
-            self._strategies,
-            weights=state["weights"],
-            step=state["step"],
-            others=functools.partial(sets.some, images, size),
-            drawn=old.drawn if old and old.grid == (size // patch,) * 2 else None,
-        )
-        if old and scene.weights and torch.equal(scene.image, old.image):
-            scene.asked |= old.asked  # the browser holds these until it gets others
-        return scene, state | {"number": number}
+    @property
+    def _scene(self):
+        return self._choice.scene
 
     def _change(self, **changes):
-        if "run" in changes:
-            changes |= self._loaded(changes.pop("run"))
-        if changes.get("data", self._state["data"]) != self._state["data"]:
-            changes = {"number": 0} | changes
-        self._scene, self._state = self._made(self._state | changes)
+        self._choice.change(**changes)
         self._looks.forget()
         self._later.forget()
         self._send()
@@ -157,7 +117,7 @@ class MaskExplorer(ipywidgets.VBox):
 
     def _send(self):
         """Tell the browser the whole scene in one message, and what takes longer later."""
-        scene, view, size = self._scene, self.view, self._state["image_size"]
+        scene, view, size = self._scene, self.view, self._choice.state["image_size"]
         entries, seeds = scene.entries(self.panels, looking=False)
         with view.hold_sync():
             if view.grid != list(scene.grid):
@@ -167,8 +127,7 @@ class MaskExplorer(ipywidgets.VBox):
             view.ranks, view.seeds = entries, seeds
             view.token = None if scene.weights else scene.token
             view.run = scene.weights and scene.weights.about(scene.step)
-            sizes = {name: self._state[name] for name in ("image_size", "patch_size")}
-            view.source = self._sets.source(self._state["data"]) | sizes
+            view.source = self._choice.source
         for panel in list(scene.asked.values()):
             self._rank_later(panel)
         if self._shown:
@@ -240,13 +199,9 @@ class MaskExplorer(ipywidgets.VBox):
 
     def _at(self, step):
         """Go to another checkpoint; strategies that ask the run rank anew."""
-        old = self._scene
-        if step == old.step:
+        if not self._choice.at(step):
             return
-        if step not in old.weights.steps:
-            raise Refused(f"step = {step!r} is no checkpoint of {old.weights.name}; there are: {old.weights.steps}")
-        self._scene, self._state = self._made(self._state | {"step": step})
-        self.view.run = old.weights.about(step)
+        self.view.run = self._scene.weights.about(step)
         for panel in list(self._scene.asked.values()):
             self._rank_later(panel)
 
@@ -278,15 +233,13 @@ class MaskExplorer(ipywidgets.VBox):
     def _take(self, name, file):
         """Show an image file, as bytes, among one's own."""
         pictures.read(file, 8, name)  # refuses what is no image before it is kept
-        self._sets.own.add(name, file)
-        self._change(data=sets.OWN, number=len(self._sets.own) - 1)
+        own = self._choice.sets.own
+        own.add(name, file)
+        self._change(data=sets.OWN, number=len(own) - 1)
 
     def _settle(self, sizes=True):
-        files = sorted(place(self._out).glob("*/encoder.safetensors"), key=lambda p: p.stat().st_mtime, reverse=True)
-        finished, weights = {path.parent.name: path.parent for path in files}, self._state["weights"]
-        self._runs = finished | self._runs | ({weights.name: weights.run.path} if weights else {})
-        images = len(self._sets.open(self._state["data"], self._state["image_size"]))
-        self._controls.settle(self._state, self._sets.names(), [*self._runs], images, sizes)
+        choice = self._choice
+        self._controls.settle(choice.state, choice.sets.names(), choice.runs(), choice.images, sizes)
 
     # from Python
 
