@@ -129,12 +129,12 @@ def run(given):
 
 
 def study(given):
-    """`mimlab study FILE` or `mimlab study status FILE`; the exit code."""
+    """`mimlab study FILE` or `mimlab study status FILE`, or the results' folder; the exit code."""
     from mimlab.study import command
 
     *status, path = given.pop("what")
     if status not in ([], ["status"]):
-        raise Refused(f"study: {' '.join([*status, path])!r} should be a file, or status and a file")
+        raise Refused(f"study: {' '.join([*status, path])!r} should be a file, or status and a file or its folder")
     if status:
         return command.status(path, scale=given["scale"], upload=given["upload"])
     return command.study(path, parameters=given.pop("parameter"), **given)

@@ -115,7 +115,7 @@ def run(settings, trials, at, against, skip, rounds, starts, threads, clock, lim
         rows += found
         if "loop" not in skip:
             report(f"{method}: the whole loop")
-            loops.append(compare(cfg, threads, clock, limit))
+            loops.append(compare(cfg, threads, clock, limit, starts))
     result = {
         "at": at,
         "settings": {method: cfg.dict() for method, cfg in settings.items()},

@@ -91,13 +91,18 @@ def asked(child, spent):
     return sample
 
 
-def compare(cfg, threads, clock="wall", limit=0.15):
-    """{images_per_s, ready_images_per_s, of_ready, ...}: `pretrain(cfg)` beside ready batches, a step of each in turns."""
-    with (
-        Child(works.ready, cfg=cfg, threads=threads, clock=clock) as ready,
-        Child(works.loop, cfg=cfg, threads=threads) as loop,
-    ):
-        pairs = [(ready(), loop()) for _ in range(works.LINES - 1)]
+def compare(cfg, threads, clock="wall", limit=0.15, starts=1):
+    """{images_per_s, ready_images_per_s, of_ready, ...}: `pretrain(cfg)` beside ready batches, a step of each in turns.
+
+    Both begin anew `starts` times.
+    """
+    pairs = []
+    for _ in range(starts):
+        with (
+            Child(works.ready, cfg=cfg, threads=threads, clock=clock) as ready,
+            Child(works.loop, cfg=cfg, threads=threads) as loop,
+        ):
+            pairs += [(ready(), loop()) for _ in range(works.LINES - 1)]
     ready, loop = (Series(samples, clock, limit) for samples in zip(*pairs, strict=True))
     return {
         "method": cfg.method,

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from pathlib import Path
 
 from mimlab import remote
 from mimlab.errors import Refused
@@ -63,8 +64,11 @@ def study(
 
 
 def status(path, *, scale=None, upload=None, tell=print):
-    """Print what is queued, running, done and failed as it was planned last, and rebuild the table and the page."""
-    folder = spec.read(path, scale).folder
+    """Print what is queued, running, done and failed as it was planned last, and rebuild the table and the page.
+
+    `path`: the study's file or the folder where its results lie.
+    """
+    folder = _folder(path, scale)
     about, planned = results.planned(folder)
     if not planned:
         tell(f"{folder}: not started; mimlab study {path} --dry-run shows what it would do")
@@ -73,6 +77,22 @@ def status(path, *, scale=None, upload=None, tell=print):
     end(folder, planned, about, upload)
     show(folder, tell)
     return verdict(planned, tell)
+
+
+def _folder(path, scale):
+    """Of a study, given by its file or as the folder itself."""
+    folder = next((one for one in (Path(path), place(path)) if one.is_dir()), None) if not remote.away(path) else None
+    if folder is None:
+        return spec.read(path, scale).folder
+    if not (folder / results.GRID).is_file():
+        raise Refused(
+            f"study status: the folder {str(path)!r} has no {results.GRID}; a study's is studies/NAME or studies/NAME_SCALE"
+        )
+    if scale:
+        raise Refused(
+            f"scale = {scale!r}: the folder {str(path)!r} is of one scale; give the study's file, or no scale"
+        )
+    return folder
 
 
 def end(folder, planned, about, upload=None):

@@ -88,7 +88,7 @@ def test_the_whole_loop_and_memory_stand_in_the_table(monkeypatch):
     given = {
         "parameter": tiny("simmim", batch_size="32"),
         "rounds": 1,
-        "starts": 1,
+        "starts": 2,
         "against": ["plain"],
         "threads": 1,
         "clock": "cpu",
@@ -96,7 +96,7 @@ def test_the_whole_loop_and_memory_stand_in_the_table(monkeypatch):
     found = bench(["simmim"], **given)
     assert sorted(asked) == [("simmim", "mimlab", 1, False), ("simmim", "plain", 1, False)]
     (loop,) = found["loop"]
-    assert loop["rounds"] == 4 and 0.1 < loop["of_ready"] < 3  # in turns, so that a busy machine slows both
+    assert loop["rounds"] == 2 * 4 and 0.1 < loop["of_ready"] < 3  # in turns, so that a busy machine slows both
     assert "the whole loop" in text(found) and "MiB" in text(found) and " 123 " in text(found)
 
 

@@ -308,5 +308,18 @@ def test_the_command_shows_a_dry_run_and_a_status(here, stub, capsys):
     said = capsys.readouterr().out
     assert "8 runs, 4 done, 4 queued" in said and "about 0:00:" in said
     assert main(["study", "status", "grid.yaml"]) == 0
+    said = capsys.readouterr().out
+    assert main(["study", "status", "studies/grid"]) == 0
+    assert capsys.readouterr().out == said and "4 done" in said
     assert main(["study", "grid.yaml", "--executor", "slurn"]) == 2
     assert main(["study", "stats", "grid.yaml"]) == 2
+
+
+def test_the_status_of_a_folder_that_is_no_study_is_refused(here, capsys):
+    (here / "studies" / "other").mkdir(parents=True)
+    assert main(["study", "status", "studies/other"]) == 2
+    assert "'studies/other' has no grid.json" in capsys.readouterr().err
+    (here / "studies" / "other" / "grid.json").write_text('{"about": "", "jobs": []}')
+    assert main(["study", "status", "studies/other", "--scale", "cpu"]) == 2
+    assert "scale = 'cpu': the folder 'studies/other' is of one scale" in capsys.readouterr().err
+    assert main(["study", "status", "none.yaml"]) == 2
