@@ -6,22 +6,23 @@ from torch.autograd.function import once_differentiable
 ROOM = 1 << 22  # logits held at a time, 16 MiB: 512 patches at a vocabulary of 8,192
 
 
-def token_loss(head, x, targets):
+def token_loss(head, x, targets, look=None):
     """Mean cross-entropy of `head(x)` with `targets`, and the share of them that is most probable.
 
     `head` an nn.Linear to K tokens, x (M, D), targets (M,) int64 -> two scalars, the second without gradient. Gradients
-    are made while a piece is at hand, so that memory does not grow with M * K.
+    are made while a piece is at hand, so that memory does not grow with M * K. `look(logits, rows)` sees each piece, float
+    (m, K), and which rows it is of, a slice.
     """
     kind = x.device.type
     half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-    return TokenLoss.apply(x, head.weight, head.bias, targets, half, torch.is_grad_enabled())
+    return TokenLoss.apply(x, head.weight, head.bias, targets, half, torch.is_grad_enabled(), look)
 
 
 class TokenLoss(torch.autograd.Function):
     """See `token_loss`; products in the precision `half` if given, sums and the softmax in full precision."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, targets, half, wanted):
+    def forward(ctx, x, weight, bias, targets, half, wanted, look):
         with torch.autocast(x.device.type, enabled=False):
             low = half or weight.dtype
             rows, table, step = x.to(low), weight.to(low), max(1, ROOM // len(weight))
@@ -30,8 +31,11 @@ class TokenLoss(torch.autograd.Function):
             to_weight, to_bias = (torch.zeros_like(p, dtype=torch.float) for p in (weight, bias))
             room = rows.new_empty(min(step, len(rows)), len(weight))
             for start in range(0, len(rows), step):
-                part, true = rows[start : start + step], targets[start : start + step, None]
+                here = slice(start, start + step)
+                part, true = rows[here], targets[here, None]
                 logits = torch.addmm(bias.to(low), part, table.T, out=room[: len(part)]).float()
+                if look is not None:
+                    look(logits, here)
                 high, most = logits.max(dim=1, keepdim=True)
                 found = logits.gather(1, true)
                 chance = torch.softmax(logits, dim=1, out=logits)
@@ -41,7 +45,7 @@ class TokenLoss(torch.autograd.Function):
                     chance.scatter_add_(1, true, chance.new_full(true.shape, -1.0))
                     to_bias += chance.sum(dim=0)
                     chance = chance.to(low)
-                    torch.mm(chance, table, out=to_x[start : start + step])
+                    torch.mm(chance, table, out=to_x[here])
                     if low == to_weight.dtype:
                         to_weight.addmm_(chance.T, part)
                     else:
@@ -58,4 +62,4 @@ class TokenLoss(torch.autograd.Function):
     def backward(ctx, gradient, _):
         scale = gradient / ctx.count
         given = (found.float() * scale for found in ctx.saved_tensors)
-        return *(found.to(kind) for found, kind in zip(given, ctx.types, strict=True)), None, None, None
+        return *(found.to(kind) for found, kind in zip(given, ctx.types, strict=True)), None, None, None, None

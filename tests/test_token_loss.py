@@ -42,6 +42,25 @@ def test_no_more_than_a_piece_of_the_logits_is_held(monkeypatch):
     assert largest == [(10, 50)] * 9 + [(5, 50)]
 
 
+def test_each_piece_of_the_logits_is_shown_as_it_is(monkeypatch):
+    monkeypatch.setattr(module, "ROOM", 10 * 50)
+    head, x, targets = built(95, 50)
+    seen, order = torch.zeros(95, 50), []
+
+    def look(logits, rows):
+        assert not logits.requires_grad
+        seen[rows] = logits
+        order.append(rows.start)
+
+    shown = token_loss(head, x, targets, look)
+    assert torch.allclose(seen, head(x), atol=1e-6) and order == list(range(0, 95, 10))
+    plain = token_loss(head, x, targets)
+    assert torch.equal(shown[0], plain[0])
+    into = [x, head.weight, head.bias]
+    for one, other in zip(torch.autograd.grad(shown[0], into), torch.autograd.grad(plain[0], into), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_without_gradients_none_are_made_and_the_numbers_are_the_same():
     head, x, targets = built(20, 30)
     with torch.no_grad():

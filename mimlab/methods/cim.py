@@ -42,6 +42,7 @@ from mimlab.masks import hidden_ids, pixels
 from mimlab.methods import Filled, Method, Output, judged
 from mimlab.methods._windows import local
 from mimlab.settings import within
+from mimlab.token_loss import token_loss
 from mimlab.tokenizers import resize
 
 RECIPE = {
@@ -73,15 +74,14 @@ EPS = 1e-6
 
 
 class Corrupted(NamedTuple):
-    """What the generator made: `images` (B, 3, H, W) in [0, 1], true `ids` (B, N), `tokens` (B, N) with the drawn ones
-    at hidden patches, `logits` (hidden in the batch, vocabulary) and the true `targets` (hidden in the batch,) there.
+    """What the generator made: `images` (B, 3, H, W) in [0, 1], `tokens` (B, N) with the drawn ones at hidden patches; its
+    `loss` there, and the `accuracy` of its most probable tokens.
     """
 
     images: torch.Tensor
-    ids: torch.Tensor
     tokens: torch.Tensor
-    logits: torch.Tensor
-    targets: torch.Tensor
+    loss: torch.Tensor
+    accuracy: torch.Tensor
 
 
 class Looked(NamedTuple):
@@ -178,13 +178,18 @@ class CIM(Method):
             where = hidden_ids(mask, mask.shape[1] - visible)
             outputs = self.guess(images, mask, where).flatten(0, 1)
             targets, noise = (x.gather(1, where).flatten() for x in (ids, noise))
-        logits = self.generator_head(outputs).float()
+        found = torch.empty_like(targets)
+
+        def draw(logits, rows):
+            found[rows] = drawn(logits, noise[rows], self.temperature)
+
+        loss, accuracy = token_loss(self.generator_head, outputs, targets, draw)
         with torch.no_grad():
-            tokens = ids.masked_scatter(mask, drawn(logits, noise, self.temperature))
+            tokens = ids.masked_scatter(mask, found)
             picture = resize(
                 self.tokenizer.decode(tokens, self.encoder.grid).float(), self.encoder.grid, self.encoder.patch
             )
-        return Corrupted(picture, ids, tokens, logits, targets)
+        return Corrupted(picture, tokens, loss, accuracy)
 
     def enhance(self, corrupted):
         """From corrupted images: normalised pixels (B, 3, H, W), or logits of "replaced" (B, N)."""
@@ -203,10 +208,9 @@ class CIM(Method):
         ids = self.tokenizer(batch.images, self.encoder.grid)  # (B, N)
         made = self.corrupt(batch.images, ids, mask, batch.noise, batch.visible)
         prediction, replaced = self.enhance(made.images), made.tokens != ids
-        generator = F.cross_entropy(made.logits, made.targets)
         logs = {
-            "loss_generator": generator.detach(),
-            "loss_uniform": torch.tensor(math.log(self.tokenizer.vocab), device=generator.device),
+            "loss_generator": made.loss.detach(),
+            "loss_uniform": torch.tensor(math.log(self.tokenizer.vocab), device=made.loss.device),
             "replaced": replaced.float().mean(),
         }
         if self.objective == "revdet":
@@ -215,9 +219,8 @@ class CIM(Method):
             target = self.target(batch.images, made.images)
             enhancer = self.distance(prediction, target)
             more = {"loss_respix": enhancer.detach(), "respix_zero": self.distance(torch.zeros_like(target), target)}
-        accuracy = (made.logits.detach().argmax(dim=1) == made.targets).float().mean()
-        logs |= more | token_logs(ids, accuracy, self.tokenizer.vocab)
-        return Output(generator + self.weight * enhancer, logs, prediction)
+        logs |= more | token_logs(ids, made.accuracy, self.tokenizer.vocab)
+        return Output(made.loss + self.weight * enhancer, logs, prediction)
 
     def judge(self, images, mask):
         """The generator's loss: the enhancer's runs over all patches alike."""
@@ -273,8 +276,8 @@ def drawn(logits, noise, temperature=1.0):
 
     The lowest token whose cumulated probability exceeds the noise.
     """
-    cumulated = (logits.float() / temperature).softmax(dim=1).cumsum(dim=1)
-    cumulated = cumulated / cumulated[:, -1:]  # rounding must not leave the last one below the noise
+    cumulated = (logits.float() / temperature).softmax(dim=1).cumsum_(dim=1)
+    cumulated = cumulated.div_(cumulated[:, -1:].clone())  # rounding must not leave the last one below the noise
     return torch.searchsorted(cumulated, noise[:, None].to(cumulated), right=True)[:, 0]
 
 

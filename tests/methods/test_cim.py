@@ -14,7 +14,7 @@ from mimlab.errors import Refused
 from mimlab.masks import cut, pixels
 from mimlab.methods import Batch, Progress
 from mimlab.methods._windows import local
-from mimlab.methods.cim import CIM, EPS, LOSSES, drawn
+from mimlab.methods.cim import CIM, EPS, LOSSES, WINDOWS, drawn
 from mimlab.tokenizers.random_patches import Tokenizer
 from mimlab.tokenizers.random_projection import Tokenizer as Projection
 
@@ -33,6 +33,14 @@ def build(grid=(4, 4), patch=8, vocab=16, encoder=ENHANCERS[0], **options):
     tokenizer.fit(torch.rand(vocab, 3 * patch**2), torch.Generator().manual_seed(0))
     size = (grid[0] * patch, grid[1] * patch)
     return CIM(encoders.create(encoder[0], size, patch, **encoder[1]), tokenizer, **GENERATOR | options)
+
+
+def unchanged(vocab):
+    """A head for a generator that gives logits itself."""
+    head = nn.Linear(vocab, vocab)
+    nn.init.eye_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 @pytest.fixture
@@ -65,7 +73,7 @@ def test_drawn_tokens_are_those_of_plain_loops(case):
 def test_losses_are_those_of_plain_loops(case, monkeypatch):
     arrays, about = case
     method = build(tuple(about["grid"]), about["patch"], about["vocabulary"], objective="revdet")
-    method.generator_head = nn.Identity()
+    method.generator_head = unchanged(about["vocabulary"])
     monkeypatch.setattr(method, "guess", lambda images, mask: arrays["generator_logits"])
     monkeypatch.setattr(method, "enhance", lambda corrupted: arrays["detector_logits"])
     monkeypatch.setattr(method.tokenizer, "forward", lambda images, grid: arrays["golden_tokens"])
@@ -94,6 +102,28 @@ def test_targets_are_those_of_plain_loops(case):
             assert_close(LOSSES[loss](arrays["prediction"], target), want, 1e-5, 0, name)
 
 
+@pytest.mark.parametrize("windows", WINDOWS)
+@pytest.mark.parametrize("window", [2, 3, 5, 7, 8, 12, 13])
+def test_statistics_are_those_of_the_pixels_in_each_window(window, windows):
+    images = torch.rand(1, 2, 13, 17, generator=torch.Generator().manual_seed(window))
+    mean, var = local(images, window, windows)
+    for row in range(13):
+        for column in range(17):
+            ys, xs = (reach(at, n, window, windows) for at, n in ((row, 13), (column, 17)))
+            around = images[0][:, ys][:, :, xs].double().flatten(1)
+            assert_close(mean[0, :, row, column], around.mean(1), 1e-6, 0)
+            assert_close(var[0, :, row, column], around.var(1, unbiased=False), 1e-5, 1e-7)
+
+
+def reach(at, n, window, windows):
+    """Places of a line of `n` pixels that the window around place `at` has."""
+    first = at // window * window if windows == "tiles" else at - window // 2
+    places = range(first, first + window)
+    if windows == "reflect":
+        return [abs(k) if k < n else 2 * (n - 1) - k for k in places]
+    return [k for k in places if 0 <= k < n]
+
+
 def test_statistics_of_a_flat_bright_region_keep_their_precision():
     images = 0.9 + 1e-4 * torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     mean, var = local(images, 8)
@@ -120,7 +150,7 @@ def test_visible_tokens_stay_and_a_drawn_true_one_is_not_replaced(batch, mask):
     assert torch.equal(seen.corrupted, method.tokenizer.decode(seen.sampled, (4, 4)))
     assert seen.filled is None and seen.detected.shape == (4, 16) and 0 < float(seen.detected.min()) < 1
     method.guess = lambda images, mask: nn.functional.one_hot(seen.ids, 16).float() * 200  # one that knows
-    method.generator_head = nn.Identity()
+    method.generator_head = unchanged(16)
     assert not method.look(batch.images, mask, batch.noise).replaced.any()
 
 
