@@ -57,7 +57,7 @@ def parser():
     )  # fmt: skip
     bench.add_argument(
         "--try", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="tried",
-        help="one more case of mimlab's own, with this setting changed, such as --try compile true",
+        help="one more case of mimlab's own, with this setting changed, or of another method, such as --try compile true",
     )  # fmt: skip
     bench.add_argument(
         "--against", nargs="*", metavar="WHO", help="of plain (timm), transformers and lightly, or none (default: all)"

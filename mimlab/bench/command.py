@@ -35,7 +35,7 @@ def bench(
 ):
     """Measure `methods` (none: all) at a configuration of `sizes.SIZES`, with settings `parameter` (pairs) put on it.
 
-    tried: pairs too; each is one more case of mimlab's own, which has this setting beside the others. against: names of
+    tried: pairs too; each is one more case of mimlab's own, which has this setting beside the others, or is another method. against: names of
     `others.known()`; None: all, () or ("none",): nobody. skip: of "memory" and "loop". rounds: turns of each case after each
     of `starts` starts. limit: share of a core that others may take in a sample that counts. patience: seconds to wait for a
     quiet machine before each sample.
@@ -61,9 +61,7 @@ def bench(
         within("threads", threads, 1, 4096)
     settings = {method: sizes.settings(method, at, dict(parameter)) for method in methods}
     trials = {
-        method: {
-            f"{name} = {value}": sizes.settings(method, at, dict(parameter) | {name: value}) for name, value in tried
-        }
+        method: {f"{name} = {value}": trial(method, at, dict(parameter), name, value) for name, value in tried}
         for method in methods
     }
     for method, cfg in [(name, cfg) for name in methods for cfg in (settings[name], *trials[name].values())]:
@@ -92,6 +90,11 @@ def bench(
         out,
         report or (lambda text: None),
     )
+
+
+def trial(method, at, given, name, value):
+    """The settings of one more case; another method has those of its own at `at`."""
+    return sizes.settings(value, at, given) if name == "method" else sizes.settings(method, at, given | {name: value})
 
 
 def run(settings, trials, at, against, skip, rounds, starts, threads, clock, limit, patience, fused, out, report):

@@ -13,7 +13,7 @@ from mimlab.scale.step import peaks
 
 GB = (4, 16, 80)
 RESERVE = 0.1  # of the memory, left to the allocator and the driver
-BATCHES = {"32px": (32, 96), "ti224": (4, 16), "b224": (2, 6)}
+BATCHES = {"32px": (32, 96), "ti224": (4, 16), "b224": (4, 20)}
 METHODS = ("mae", "beit", "simmim", "splitmask", "cae", "cim", "dino")
 TABLE = [(at, name) for at in ("32px", "ti224") for name in METHODS]
 TABLE += [("b224", name) for name in ("mae", "beit", "splitmask")]

@@ -128,6 +128,17 @@ def test_settings_are_tried_in_the_same_turns(monkeypatch):
     assert "recompute = true" in text(found) and "first s" in text(found)
 
 
+def test_methods_are_tried_beside_each_other():
+    given = tiny("beit")
+    found = bench(["beit"], parameter=given, tried=[("method", "simmim")], rounds=1, against=(), **QUICK)
+    own, other = found["rows"]
+    assert (own["who"], other["who"]) == ("mimlab", "method = simmim")
+    alone = bench(["simmim"], parameter=given, rounds=1, against=(), **QUICK)["rows"][0]
+    assert other["gflop_per_image"] == pytest.approx(alone["gflop_per_image"]) != own["gflop_per_image"]
+    with pytest.raises(Refused, match="no methods called 'beitt'; did you mean 'beit'"):
+        bench(["beit"], tried=[("method", "beitt")], **QUICK)
+
+
 def test_memory_is_that_of_a_fresh_process():
     """A batch four times as large needs more, and what is imported is not counted."""
     small, large = (sizes.settings("supervised", "32px", dict(tiny("supervised", batch_size=b))) for b in ("64", "256"))
@@ -183,7 +194,7 @@ def test_a_head_as_wide_as_a_block_is_no_block(method):
     given = {"encoder_args": '{"dim": 192, "depth": 1}', "image_size": "32", "batch_size": "1", "device": "cpu"}
     if method == "mae":
         given["method_args"] = '{"decoder_depth": 1}'
-    found = bench([method], at="ti224", parameter=list(given.items()), rounds=1, **QUICK)
+    found = bench([method], at="ti224", parameter=given, rounds=1, **QUICK)
     assert [row.get("differs") for row in found["rows"]] == [None] * len(found["rows"])
 
 
