@@ -10,7 +10,7 @@ from mimlab.__main__ import main, parser
 from mimlab.bench import measure, memory, others, sizes
 from mimlab.bench.command import bench
 from mimlab.bench.table import text
-from mimlab.errors import Failed
+from mimlab.errors import Failed, Refused
 from mimlab.find import names
 
 TINY = {
