@@ -135,7 +135,7 @@ def test_methods_are_tried_beside_each_other():
     assert (own["who"], other["who"]) == ("mimlab", "method = simmim")
     alone = bench(["simmim"], parameter=given, rounds=1, against=(), **QUICK)["rows"][0]
     assert other["gflop_per_image"] == pytest.approx(alone["gflop_per_image"]) != own["gflop_per_image"]
-    with pytest.raises(Refused, match="no methods called 'beitt'; did you mean 'beit'"):
+    with pytest.raises(Refused, match="no methods called 'beitt' .did you mean 'beit'"):
         bench(["beit"], tried=[("method", "beitt")], **QUICK)
 
 
