@@ -35,8 +35,8 @@ def bench(
 ):
     """Measure `methods` (none: all) at a configuration of `sizes.SIZES`, with settings `parameter` (pairs) put on it.
 
-    tried: pairs too; each is one more case of mimlab's own, which has this setting beside the others, or is another method. against: names of
-    `others.known()`; None: all, () or ("none",): nobody. skip: of "memory" and "loop". rounds: turns of each case after each
+    tried: pairs too; each is one more case of mimlab's own, which has this setting beside the others, or is another method.
+    against: names of `others.known()`; None: all, () or ("none",): nobody. skip: of "memory" and "loop". rounds: turns of each case after each
     of `starts` starts. limit: share of a core that others may take in a sample that counts. patience: seconds to wait for a
     quiet machine before each sample.
     fused: AdamW in one kernel for all. `report(text)` hears how far it is. Returns the result as JSON holds it, written

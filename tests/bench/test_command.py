@@ -194,7 +194,7 @@ def test_a_head_as_wide_as_a_block_is_no_block(method):
     given = {"encoder_args": '{"dim": 192, "depth": 1}', "image_size": "32", "batch_size": "1", "device": "cpu"}
     if method == "mae":
         given["method_args"] = '{"decoder_depth": 1}'
-    found = bench([method], at="ti224", parameter=given, rounds=1, **QUICK)
+    found = bench([method], at="ti224", parameter=list(given.items()), rounds=1, **QUICK)
     assert [row.get("differs") for row in found["rows"]] == [None] * len(found["rows"])
 
 
