@@ -8,12 +8,9 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from mimlab.linear import linear
+
 SHORT = 128  # tokens: beyond, the fused kernel is as fast and keeps no weights
-
-
-def plain(x):
-    """Whether `x` is trained on a CPU in one precision; elsewhere torch has a fused kernel."""
-    return x.device.type == "cpu" and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()  # fmt: skip
 
 
 def pick(x, rows):
@@ -30,10 +27,10 @@ def projected(seen, weight, added, rows):
     three, (B, T, 3 D). `weight` (3 D, D) and `added` (3 D) or None are those of the three.
     """
     if rows is None:
-        return None, F.linear(seen, weight, added)
+        return None, linear(seen, weight, added)
     width = len(weight) // 3
     first, rest = (None, None) if added is None else (added[:width], added[width:])
-    return F.linear(pick(seen, rows), weight[:width], first), F.linear(seen, weight[width:], rest)
+    return linear(pick(seen, rows), weight[:width], first), linear(seen, weight[width:], rest)
 
 
 def apart(q, packed, heads):

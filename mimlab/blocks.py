@@ -15,7 +15,8 @@ from timm.models import beit, vision_transformer
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from mimlab.attention import SHORT, apart, attend, pick, plain, projected
+from mimlab.attention import SHORT, apart, attend, pick, projected
+from mimlab.linear import linear, plain
 from mimlab.mlp import feed, scaled
 
 
@@ -37,7 +38,7 @@ class Block(vision_transformer.Block):
             mixed = (
                 F.scaled_dot_product_attention(attn.q_norm(q), attn.k_norm(k), v, attn_mask).transpose(1, 2).flatten(2)
             )
-        x = pick(x, rows) + self.drop_path1(self.ls1(attn.proj(attn.norm(mixed))))
+        x = pick(x, rows) + self.drop_path1(self.ls1(linear(attn.norm(mixed), attn.proj.weight, attn.proj.bias)))
         return x + self.drop_path2(self.ls2(feed(self.mlp, self.norm2(x))))
 
 

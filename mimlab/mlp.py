@@ -10,7 +10,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mimlab.attention import plain
+from mimlab.linear import linear, plain, product
 
 ROWS = 4096  # tokens at a time: with fewer, threads wait for each other more often
 
@@ -34,13 +34,13 @@ def scale(linear, gamma):
     return (linear.weight, linear.bias) if gamma is None else (linear.weight * gamma[:, None], linear.bias * gamma)
 
 
-def scaled(linear, x, gamma):
-    """`gamma` (D,) times `linear(x)`; in one precision the weights are scaled, which are fewer than the outputs."""
+def scaled(layer, x, gamma):
+    """`gamma` (D,) times `layer(x)`; in one precision the weights are scaled, which are fewer than the outputs."""
     if gamma is None:
-        return linear(x)
+        return linear(x, layer.weight, layer.bias)
     if torch.is_autocast_enabled(x.device.type):  # a small gamma would take the weights below half precision
-        return gamma * linear(x)
-    return F.linear(x, *scale(linear, gamma))
+        return gamma * layer(x)
+    return linear(x, *scale(layer, gamma))
 
 
 class Feed(torch.autograd.Function):
@@ -49,27 +49,28 @@ class Feed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, first, first_bias, second, second_bias):
         rows = x.flatten(0, -2)
-        hidden, out = rows.new_empty(len(rows), len(first)), rows.new_empty(len(rows), len(second))
-        for seen, before, found in zip(*(part.split(ROWS) for part in (rows, hidden, out)), strict=True):
-            torch.addmm(first_bias, seen, first.T, out=before)
-            torch.addmm(second_bias, F.gelu(before), second.T, out=found)
-        ctx.save_for_backward(rows, hidden, first, second)
+        hidden, out = [], rows.new_empty(len(rows), len(second))
+        for seen, found in zip(rows.split(ROWS), out.split(ROWS), strict=True):
+            hidden.append(product(seen, first, first_bias))
+            product(F.gelu(hidden[-1]), second, second_bias, out=found)
+        ctx.save_for_backward(rows, first, second, *hidden)
         return out.unflatten(0, x.shape[:-1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        rows, hidden, first, second = ctx.saved_tensors
+        rows, first, second, *hidden = ctx.saved_tensors
         given, to_rows = gradient.reshape(len(rows), -1), torch.empty_like(rows)
-        to_first, to_second = torch.empty_like(first), torch.empty_like(second)
+        to_first = torch.empty_like(first)
+        to_second = first.new_empty(second.shape[::-1])  # with the longer side first the product takes 0.8 of the time
         to_bias = first.new_zeros(len(first))
-        pieces = zip(*(part.split(ROWS) for part in (rows, hidden, given, to_rows)), strict=True)
+        pieces = zip(rows.split(ROWS), hidden, given.split(ROWS), to_rows.split(ROWS), strict=True)
         for index, (seen, before, wanted, found) in enumerate(pieces):
             added = int(index > 0)  # large weights take long to be filled with zeros
-            to_second.addmm_(wanted.T, F.gelu(before), beta=added)
-            to_before = torch.ops.aten.gelu_backward(wanted @ second, before)
+            to_second.addmm_(F.gelu(before).T, wanted, beta=added)
+            to_before = torch.ops.aten.gelu_backward(product(wanted, second.T), before)
             to_first.addmm_(to_before.T, seen, beta=added)
             to_bias += to_before.sum(dim=0)
-            torch.mm(to_before, first, out=found)
+            product(to_before, first.T, out=found)
         to_rows = to_rows.unflatten(0, gradient.shape[:-1])
-        return to_rows, to_first, to_bias, to_second, given.sum(dim=0)
+        return to_rows, to_first, to_bias, to_second.T, given.sum(dim=0)

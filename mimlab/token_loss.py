@@ -3,6 +3,8 @@
 import torch
 from torch.autograd.function import once_differentiable
 
+from mimlab.linear import product
+
 ROOM = 1 << 22  # logits held at a time, 16 MiB: 512 patches at a vocabulary of 8,192
 
 
@@ -29,11 +31,10 @@ class TokenLoss(torch.autograd.Function):
             loss, right = (torch.zeros((), device=x.device) for _ in range(2))
             to_x = torch.empty_like(rows) if wanted else None
             to_weight, to_bias = (torch.zeros_like(p, dtype=torch.float) for p in (weight, bias))
-            room = rows.new_empty(min(step, len(rows)), len(weight))
             for start in range(0, len(rows), step):
                 here = slice(start, start + step)
                 part, true = rows[here], targets[here, None]
-                logits = torch.addmm(bias.to(low), part, table.T, out=room[: len(part)]).float()
+                logits = product(part, table, bias.to(low)).float()
                 if look is not None:
                     look(logits, here)
                 high, most = logits.max(dim=1, keepdim=True)
@@ -45,7 +46,7 @@ class TokenLoss(torch.autograd.Function):
                     chance.scatter_add_(1, true, chance.new_full(true.shape, -1.0))
                     to_bias += chance.sum(dim=0)
                     chance = chance.to(low)
-                    torch.mm(chance, table, out=to_x[here])
+                    product(chance, table.T, out=to_x[here])
                     if low == to_weight.dtype:
                         to_weight.addmm_(chance.T, part)
                     else:

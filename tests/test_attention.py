@@ -38,16 +38,6 @@ def test_numbers_are_those_of_torch(rows, biased):
     assert torch.allclose(found, attention.pick(wanted, ROWS[rows]), atol=1e-5)
 
 
-def test_it_is_for_training_on_a_cpu_in_one_precision():
-    x = torch.zeros(1)
-    assert attention.plain(x)
-    with torch.no_grad():
-        assert not attention.plain(x)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not attention.plain(x)
-    assert not attention.plain(x.to("meta"))
-
-
 def test_a_long_sequence_keeps_no_weights():
     """What a block saves for its backward pass grows with the square of the tokens up to `SHORT` alone."""
     from mimlab import encoders

@@ -19,6 +19,7 @@ FACTORS = {
     aten.addmm: (1, 2), aten.addmm_: (1, 2), aten._addmm_activation: (1, 2), aten.addmv: (1, 2),
     aten.baddbmm: (1, 2), aten.baddbmm_: (1, 2), aten.addbmm: (1, 2), aten.addbmm_: (1, 2),
 }  # fmt: skip
+LINEAR = "_linear_pointwise"  # oneDNN's, of `mimlab/linear.py`: its second factor is transposed
 CONVOLUTIONS = {aten.convolution, aten._convolution, aten.convolution_overrideable}
 
 
@@ -69,6 +70,10 @@ class Recorder(TorchDispatchMode):
             a, b = (args[place] for place in FACTORS[packet])
             flops = 2 * a.numel() * (b.shape[-1] if b.ndim > 1 else 1)
             self.products.append(Product(packet.__name__, Layout.of(a), Layout.of(b), Layout.of(result), flops))
+        elif packet.__name__ == LINEAR:
+            a, b = args[0], args[1].T
+            flops = 2 * a.numel() * b.shape[1]
+            self.products.append(Product(LINEAR, Layout.of(a), Layout.of(b), Layout.of(result), flops))
         elif packet in CONVOLUTIONS:
             flops = 2 * result.numel() * args[1][0].numel()
             self.products.append(convolution(packet, args[0], args[1], result, flops, args))

@@ -49,6 +49,7 @@ def steps(say, cfg, who, threads, clock="wall", fused=False):
             word = say((sample, {name: values[0] for name, values in timer.parts.items()}))
 
 
+@kept()
 def around(say, cfg, threads, clock="wall"):
     """What stands around mimlab's steps, by word: "replay" and "square" answer a `Sample`; "parts" the seconds of the
     data, mask and tokenizer of another batch. The first answer: the FLOPs of a square product.

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from mimlab import linear
 from mimlab.bench.products import Recorder, flops
 from mimlab.bench.replay import Replay
 
@@ -29,6 +30,20 @@ def test_a_linear_layer_makes_three_products_with_their_strides():
     assert sorted(shapes(found)) == [("addmm", (8, 3), (3, 5)), ("mm", (5, 8), (8, 3)), ("mm", (8, 5), (5, 3))]
     assert found[0].b.stride == (1, 3)  # the weight, transposed
     assert flops(found, 1) == 3 * 2 * 8 * 3 * 5
+
+
+def test_onednns_linear_layer_counts_as_torchs(monkeypatch):
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("torch was built without oneDNN")
+    monkeypatch.setattr(linear, "onednn", lambda: True)
+    weight, x = torch.randn(5, 3, requires_grad=True), torch.randn(2, 4, 3, requires_grad=True)
+    found = recorded(lambda: linear.linear(x, weight).sum().backward())
+    own = "_linear_pointwise"
+    assert sorted(shapes(found)) == [(own, (8, 3), (3, 5)), (own, (8, 5), (5, 3)), ("mm", (5, 8), (8, 3))]
+    assert found[0].b.stride == (1, 3) and flops(found, 1) == 3 * 2 * 8 * 3 * 5
+    with Recorder() as again:
+        Replay(found, CPU).run()
+    assert shapes(again.products) == shapes(found)
 
 
 def test_flops_of_a_small_vit_are_those_on_paper():
