@@ -92,6 +92,18 @@ def test_onednn_is_for_processors_of_amd_with_avx512(monkeypatch, maker, instruc
         assert linear.onednn.__wrapped__() == wanted
 
 
+@pytest.mark.parametrize("error", [AttributeError, RuntimeError, TypeError])
+def test_a_torch_whose_onednn_is_called_otherwise_multiplies_with_mkl(monkeypatch, error):
+    def changed(*given):
+        raise error
+
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(linear.Path, "exists", lambda self: True)
+    monkeypatch.setattr(linear.Path, "read_text", lambda self: "AuthenticAMD")
+    monkeypatch.setattr(linear, "pointwise", changed)
+    assert not linear.onednn.__wrapped__()
+
+
 def test_plain_is_for_training_on_a_cpu_in_one_precision():
     x = torch.zeros(1)
     assert linear.plain(x)

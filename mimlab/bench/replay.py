@@ -8,6 +8,7 @@ none is warm; results go to a second ring. Biases, sums to be added to and every
 import torch
 
 from mimlab.bench.products import LINEAR
+from mimlab.linear import pointwise
 
 RING = 1 << 30  # bytes of operands before the first ones come again; results get half of it
 LINE = 16  # elements, a cache line of float32
@@ -55,7 +56,7 @@ class Replay:
                 continue
             a, b = (self.rings[x.dtype][0].take(x.shape, x.stride) for x in (product.a, product.b))
             if product.name == LINEAR:  # by the library that the step takes; it makes its own result
-                torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
+                pointwise(a, b.T, None)
                 continue
             out = self.rings[product.out.dtype][1].take(product.out.shape, product.out.stride)
             if a.ndim == 3 and out.ndim == 2:  # addbmm: a sum over the batch
