@@ -123,6 +123,8 @@ def test_weights_load_into_timm_without_conversion(encoder, images, tmp_path):
     with torch.no_grad():  # so that both go timm's way
         want = encoder.trunk.forward_features(encoder.normalise(images))
         assert torch.allclose(model.forward_features(encoder.normalise(images)), want, atol=1e-6)
+    model, trunk, given = model.double(), encoder.trunk.double(), encoder.normalise(images).double()
+    assert torch.allclose(model.forward_features(given), trunk.forward_features(given), atol=1e-12)  # ours, to train
 
 
 @pytest.mark.parametrize(
