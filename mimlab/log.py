@@ -11,6 +11,8 @@ from mimlab import tokenizers
 from mimlab.evals import knn
 from mimlab.progress import Bar
 
+TOKENISED, AT_ONCE = 1000, 100  # images whose tokens are counted before the first step, and how many at a time
+
 
 class Log:
     """Collects what the steps report and writes a line of metrics.jsonl every so often."""
@@ -76,8 +78,11 @@ class Log:
 
     def tokens(self, tokenizer, images, grid):
         """How the tokenizer sees the images: tokens used, entropy, share of the most frequent one."""
-        some = images.get(torch.arange(min(len(images), 1000)).numpy())
-        found = tokenizers.usage(tokenizer(some.float() / 255, grid), tokenizer.vocab)
+        device = self.accelerator.device  # where the tokenizer of a prepared method is
+        rows = torch.arange(min(len(images), TOKENISED)).split(AT_ONCE)
+        with torch.no_grad():
+            ids = [tokenizer(images.get(some.numpy()).to(device).float() / 255, grid).cpu() for some in rows]
+        found = tokenizers.usage(torch.cat(ids), tokenizer.vocab)
         warning = tokenizers.collapsed(found, tokenizer.vocab)
         if warning:
             print(f"warning: {warning}", file=sys.stderr)

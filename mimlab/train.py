@@ -201,7 +201,7 @@ def draw(cfg, progress, grid, images, method, accelerator):
     if masks.looks(cfg.mask):  # each process looks at its own images; the scores of the whole batch are ranked
         with accelerator.autocast():
             scores = masks.score(cfg.mask, images, grid, method, **cfg.mask_args)
-        scores = accelerator.gather(scores.float()).cpu()
+        scores = accelerator.gather(scores.float().to(accelerator.device)).cpu()  # a strategy may look on the CPU
     generator = generator_for(cfg.seed, progress.step, "mask")
     mask = masks.sample(cfg.mask, cfg.batch_size, grid, ratio, generator, scores, **cfg.mask_args)
     noise = torch.rand(mask.shape, generator=generator)

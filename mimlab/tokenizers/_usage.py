@@ -7,7 +7,7 @@ import torch
 
 def usage(ids, vocab):
     """How much of the vocabulary ids use: {"used", "entropy_bits", "top_share"}; 0 bits if one token is all."""
-    counts = torch.bincount(ids.flatten(), minlength=vocab).double()
+    counts = torch.bincount(ids.flatten().cpu(), minlength=vocab).double()  # not every device has float64
     share = counts[counts > 0] / counts.sum()
     entropy = -(share * share.log2()).sum().item()
     return {"used": len(share), "entropy_bits": max(0.0, entropy), "top_share": share.max().item()}
