@@ -33,8 +33,8 @@ MAE = {"method": "mae", "method_args": {"decoder_dim": 16, "decoder_depth": 1, "
 def rows(self, step):
     """A whole permutation at every step."""
     epoch, place = divmod(step, self.each)
-    order = torch.randperm(len(self.images), generator=generator_for(self.cfg.seed, epoch, "order"))
-    return order[place * self.cfg.batch_size : (place + 1) * self.cfg.batch_size]
+    order = torch.randperm(len(self.images), generator=generator_for(self.seed, epoch, "order"))
+    return order[place * self.batch_size : (place + 1) * self.batch_size]
 
 
 def crops(images, boxes, flipped, size):

@@ -29,10 +29,12 @@ PARTS = {
     "splitmask": {"method_args": {"temperature": 0.2}},
 }
 WORK = """
-import json, sys
+import json, multiprocessing, sys
 import mimlab
-for given in json.loads(sys.argv[1]):
-    mimlab.pretrain(mimlab.Pretrain(**given))
+if __name__ == "__main__":  # a worker that is not forked imports this file anew
+    for given in json.loads(sys.argv[1]):
+        multiprocessing.set_start_method(given.pop("start", None), force=True)
+        mimlab.pretrain(mimlab.Pretrain(**given))
 """
 
 
@@ -91,6 +93,15 @@ def test_many_processes_train_as_one(processes, which, alone, tmp_path):
     together(processes, kinds)
     for settings in kinds:
         same_training(alone[settings["method"]], run_of(settings))
+
+
+@pytest.mark.parametrize("starts", [["fork", "forkserver"], pytest.param(["spawn"], marks=pytest.mark.slow)])
+def test_loader_workers_make_each_process_s_own_rows_however_they_start(starts, alone, tmp_path):
+    """forkserver is Python 3.14's usual way on Linux, spawn that of macOS; neither inherits the process group."""
+    kinds = {start: given("mae", tmp_path / start, processes=2, workers=1) for start in starts}
+    together(2, [settings | {"start": start} for start, settings in kinds.items()])
+    for settings in kinds.values():
+        same_training(alone["mae"], run_of(settings))
 
 
 def test_what_is_learned_from_the_images_is_the_same_on_every_process(tmp_path):

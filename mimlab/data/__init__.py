@@ -120,6 +120,17 @@ class Images:
         self.rows, self.fingerprint = rows, fingerprint
         self._pixels = stored.pixels
 
+    def __getstate__(self):
+        """What a loader's worker is sent, where it is not forked: the path of the pixels, not the pixels."""
+        state = dict(self.__dict__)
+        path = getattr(self._pixels, "filename", None)
+        return state if path is None else state | {"_pixels": str(path)}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        if isinstance(self._pixels, str):
+            self._pixels = np.load(self._pixels, mmap_mode="r", allow_pickle=False)
+
     def __len__(self):
         return len(self.rows)
 

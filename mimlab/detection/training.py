@@ -31,15 +31,17 @@ class Batches(Dataset):
     """Item `step`: images, float (3, H, W) in [0, 1] each, and their targets; a pure function of (seed, step)."""
 
     def __init__(self, pictures, target, cfg):
-        self.pictures, self.target, self.cfg = pictures, target, cfg
+        self.pictures, self.target = pictures, target
+        self.seed, self.batch_size = cfg.seed, cfg.batch_size
         self.each = math.ceil(len(pictures) / cfg.batch_size)  # the last batch of an epoch may be smaller
+        self.place = rank(), world()  # asked here: a loader's worker belongs to no process group unless it was forked
 
     def __getitem__(self, step):
         epoch, place = divmod(step, self.each)
-        order = torch.randperm(len(self.pictures), generator=generator_for(self.cfg.seed, epoch, "order"))
-        rows = order[place * self.cfg.batch_size : (place + 1) * self.cfg.batch_size]
-        mirrored = torch.rand(len(rows), generator=generator_for(self.cfg.seed, step, "flip")) < FLIP
-        here = mine(len(rows)) if world() > 1 else slice(None)
+        order = torch.randperm(len(self.pictures), generator=generator_for(self.seed, epoch, "order"))
+        rows = order[place * self.batch_size : (place + 1) * self.batch_size]
+        mirrored = torch.rand(len(rows), generator=generator_for(self.seed, step, "flip")) < FLIP
+        here = mine(len(rows), self.place)
         some = []
         for row, mirror in zip(rows[here].tolist(), mirrored[here].tolist(), strict=True):
             picture = self.pictures.item(row)

@@ -1,5 +1,6 @@
 """What `mimlab.data` promises of every source: names, options, subsets, rows."""
 
+import pickle
 import subprocess
 import sys
 
@@ -64,6 +65,16 @@ def test_get_batches_and_rows(pictures):
             images.get(rows)
     sizes = [(len(x), y.tolist()) for x, y in images.batches(5)]
     assert sizes == [(5, [0, 0, 0, 0, 1]), (5, [1, 1, 1, 2, 2]), (2, [2, 2])]
+
+
+def test_what_another_process_is_sent_names_the_pixels_and_has_the_same():
+    some = data.open("emoji", "train", size=32, fraction=0.5)
+    sent = pickle.dumps(some)
+    assert len(sent) < some.get(np.arange(len(some))).nbytes / 20
+    there = pickle.loads(sent)
+    rows = np.arange(0, len(some), 7)
+    assert torch.equal(there.get(rows), some.get(rows)) and np.array_equal(there.labels, some.labels)
+    assert (there.fingerprint, there.classes, repr(there)) == (some.fingerprint, some.classes, repr(some))
 
 
 def test_fraction_keeps_rows_of_the_same_cache(pictures, home):
