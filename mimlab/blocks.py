@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention, Mlp
+from timm.layers import Attention, DropPath, Mlp
 from timm.models import beit, vision_transformer
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -92,8 +92,8 @@ def wide(rows, bias):
 
 
 def within(model):
-    """The trained blocks of a model, known by the name of their class: of transformers, and of a ResNet."""
-    blocks = [module for module in model.modules() if type(module).__name__.endswith("Block")]
+    """The trained blocks of a model, known by the name of their class: of transformers, and both kinds of a ResNet."""
+    blocks = [module for module in model.modules() if type(module).__name__.endswith(("Block", "Bottleneck"))]
     return [block for block in blocks if any(p.requires_grad for p in block.parameters())]
 
 
@@ -103,20 +103,51 @@ def recompute(model):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
-def compile_blocks(model):
-    """Compile each block as it trains; what only looks, in batches of any size, keeps the plain one."""
+SHAPES = 64  # graphs of one class of blocks: a stage's width, a look of other size, a block that gives some rows
+
+
+def compile_blocks(model, changing=False):
+    """Compile each block as it trains; what only looks, in batches of any size, keeps the plain one.
+
+    Blocks of one shape share a graph, whatever their depth and `drop_path`. `changing`: the number of tokens will, so that
+    the second number makes a graph of any.
+    """
+    limit = torch._dynamo.config
+    limit.recompile_limit = max(
+        limit.recompile_limit, SHAPES
+    )  # torch's 8 would leave the ninth uncompiled, with a warning
     for block in within(model):
-        block.forward = Compiled(block.forward)
+        for part in block.modules():
+            if type(part) is DropPath:
+                part.register_buffer("rate", torch.tensor(part.drop_prob), persistent=False)
+                part.__class__ = Dropping
+        block.forward = Compiled(block.forward, None if changing else False)
+
+
+class Dropping(DropPath):
+    """timm's stochastic depth with the rate in a buffer: a number would be a constant of the graph, and each depth has its own."""
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        keep = 1 - self.rate
+        kept = torch.rand(len(x), *(1,) * (x.ndim - 1), device=x.device) < keep
+        return x * (kept / keep if self.scale_by_keep else kept).to(x.dtype)
 
 
 class Compiled:
-    """`forward` of a block, compiled where gradients are made."""
+    """`forward` of a block, compiled where gradients are made. `dynamic` is torch.compile's."""
 
-    def __init__(self, plain):
-        self.plain, self.fast = plain, torch.compile(plain, dynamic=False)
+    def __init__(self, plain, dynamic):
+        self.plain, self.dynamic, self.fast = plain, dynamic, torch.compile(plain, dynamic=dynamic)
 
-    def __call__(self, *args, **given):
-        return (self.fast if torch.is_grad_enabled() else self.plain)(*args, **given)
+    def __call__(self, x, *args, **given):
+        if not torch.is_grad_enabled():
+            return self.plain(x, *args, **given)
+        rows = given.get("rows")
+        if self.dynamic is None and isinstance(rows, slice):  # its ends would be constants of the graph
+            given["rows"] = torch.arange(x.shape[1], device=x.device)[rows].expand(len(x), -1)
+        return self.fast(x, *args, **given)
 
-    def __deepcopy__(self, memo):
-        return Compiled(copy.deepcopy(self.plain, memo))  # what is compiled belongs to the block that is copied
+    def __deepcopy__(self, memo):  # what is compiled belongs to the block that is copied
+        return Compiled(copy.deepcopy(self.plain, memo), self.dynamic)

@@ -1,5 +1,7 @@
 """Our blocks against timm's own `forward`: numbers and gradients, with and without the rows that are read."""
 
+from functools import partial
+
 import pytest
 import torch
 from timm.models import beit, vision_transformer
@@ -159,3 +161,65 @@ def test_compiled_blocks_train_alike_and_looking_leaves_them_plain():
     block.forward.fast = None  # a look that called it would fail
     with torch.no_grad():
         assert torch.allclose(encoder(images, **given)[1], wanted, atol=1e-5)
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Blocks compiled without a compiler: what torch counts; a recompile limit that is hit is an error."""
+    from torch._dynamo import config, reset, utils
+
+    reset()
+    utils.counters.clear()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    with config.patch(recompile_limit=8, fail_on_recompile_limit_hit=True):
+        yield utils.counters
+    reset()
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "most"),
+    [
+        ("vit", {"dim": 24, "depth": 12, "heads": 3}, 3),
+        ("beit", {"dim": 24, "depth": 12, "heads": 3}, 3),
+        ("xcit", {"dim": 24, "depth": 12, "heads": 3}, 12),
+        pytest.param("resnet18", {}, 40, marks=pytest.mark.slow),
+        pytest.param("resnet26", {}, 60, marks=pytest.mark.slow),
+    ],
+)
+def test_every_block_is_compiled_at_any_depth_and_drop_path(name, args, most, graphs):
+    encoder = encoders.create(name, 32, 32 if "resnet" in name else 8, drop_path=0.3, **args).train()
+    names = encoder.state_dict().keys()
+    blocks.compile_blocks(encoder)
+    found, asked = blocks.within(encoder), []
+    assert len(found) >= (8 if "resnet" in name else 12)
+    for block in found:
+        fast = block.forward.fast
+        block.forward.fast = lambda *given, fast=fast, **more: asked.append(fast) or fast(*given, **more)
+    encoder.features(torch.rand(4, 3, 32, 32)).sum().backward()
+    assert len({id(fast) for fast in asked}) == len(found)
+    assert 0 < graphs["stats"]["unique_graphs"] <= most
+    assert encoder.state_dict().keys() == names
+
+
+def test_a_number_of_tokens_that_changes_makes_no_graph_each(graphs):
+    encoder = encoders.create("vit", 32, 4, dim=24, depth=2, heads=3, drop_path=0.1).train()
+    blocks.compile_blocks(encoder, changing=True)
+    for visible in range(20, 60, 8):
+        mask = torch.zeros(2, 64, dtype=torch.bool)
+        mask[:, visible:] = True
+        encoder(torch.rand(2, 3, 32, 32), mask, visible)[1].sum().backward()
+        block, x = encoder.trunk.blocks[-1], torch.rand(2, 64, 24)
+        assert blocks.run(block, x, rows=slice(-visible, None)).shape == (2, visible, 24)
+    assert graphs["stats"]["unique_graphs"] <= 6
+
+
+def test_stochastic_depth_of_a_compiled_block_keeps_the_mean():
+    encoder = encoders.create("vit", 16, 4, dim=24, depth=2, heads=3, drop_path=0.4).train()
+    drop = encoder.trunk.blocks[1].drop_path1
+    blocks.compile_blocks(encoder)
+    torch.manual_seed(0)
+    found = drop(torch.ones(20_000, 2, 3))
+    assert found.unique().tolist() == [0, pytest.approx(1 / 0.6)]
+    assert found.mean() == pytest.approx(1, abs=0.02) and (found[:, :1, :1] == found).all()
+    drop.eval()
+    assert torch.equal(drop(torch.ones(3, 2)), torch.ones(3, 2))

@@ -258,7 +258,7 @@ class Pretrain(Settings):
 
         method = self.build(tokenizer, classes)
         if self.compile:
-            compile_blocks(method)
+            compile_blocks(method, changing=bool(self.mask_schedule))
         if self.recompute:
             recompute(method)
         return method
