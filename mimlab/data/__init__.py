@@ -2,23 +2,27 @@
 after.
 
 A source is one file in this folder, or your own module by dotted name, with two functions whose options
-are keyword-only: `load(split, **options)`, a Hugging Face `datasets.Dataset` with the columns `image` and
-perhaps `label` (ClassLabel), and `fingerprint(split, **options)`, a text that changes when the images do
-and is cheap to make: it is asked for at every opening, `load` only when the cache has to be built.
+are keyword-only: `load(split, **options)`, a `_listed.Listed`, or a Hugging Face `datasets.Dataset` with the columns
+`image` and perhaps `label` (ClassLabel), and `fingerprint(split, **options)`, a text that changes when the images do
+and is cheap to make: it is asked for at every opening, `load` only when the cache has to be built. A third one may be
+there: `location(options)`, names of options that only say where the images lie; and `opened(split, **options)`, with
+`fingerprint`, `load` (without arguments) and `seen`, what was left out, which need not be what a cache was built beside.
 """
 
 import inspect
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 
 from mimlab import find
-from mimlab.errors import Refused
+from mimlab.errors import Refused, one_line, shown
 
 TOOLS = ("augment", "cache", "multicrop")  # files of this folder that are no source
-SETTINGS = {"background": "white", "unreadable": "error"}  # options that every source takes
+SETTINGS = {"background": "white", "unreadable": "error", "range": "auto"}  # options that every source takes
 
 
 def home():
@@ -34,7 +38,7 @@ def sources():
 def source(name):
     """The module of the source called `name`; `Refused` where there is none."""
     if isinstance(name, str) and "." not in name and name not in sources():
-        raise Refused(f"no data called {name!r}{find.closest(name, sources())}; there are: {', '.join(sources())}")
+        raise Refused(f"no data called {shown(name)}{find.closest(name, sources())}; there are: {', '.join(sources())}")
     return find.find("data", name)
 
 
@@ -47,19 +51,28 @@ def check(name, given, field="data_args"):
     """Refuse an unknown, missing or impossible option before anything is read; `given` is a dict."""
     known = options(name)
     if not isinstance(given, dict):
-        raise Refused(f"{field} = {given!r} is not a dict of options, such as {{}}")
+        raise Refused(f"{field} = {shown(given)} is not a dict of options, such as {{}}")
     for option in {"size", "fraction", "seed"} & set(given):
         raise Refused(f"{field}: {option} is set by the run itself; leave it out")
     for option in given:
         if option not in known:
             raise Refused(
-                f"{field}: {name} has no option {option!r}{find.closest(option, known)}; there are: {', '.join(known)}"
+                f"{field}: {name} has no option {shown(option)}{find.closest(option, known)}; there are: {', '.join(known)}"
             )
     for option, default in known.items():
         if default is inspect.Parameter.empty and option not in given:
             raise Refused(f"{field}: {name} needs the option {option!r}")
     if given.get("unreadable", "error") not in ("error", "skip"):
-        raise Refused(f"{field}: unreadable = {given['unreadable']!r} should be 'error' or 'skip'")
+        raise Refused(f"{field}: unreadable = {shown(given['unreadable'])} should be 'error' or 'skip'")
+    if "range" in given:
+        from mimlab.data._decode import checked
+
+        checked(given["range"])
+
+
+def location(name, given):
+    """Names of the options in `given` that only say where a source's images lie: a run may go on with others."""
+    return tuple(getattr(source(name), "location", lambda options: ())(given))
 
 
 def open(name, split="train", *, size, fraction=1.0, seed=0, **given):
@@ -67,21 +80,28 @@ def open(name, split="train", *, size, fraction=1.0, seed=0, **given):
 
     name: a file of this folder, or a dotted module; split: "train", "test" or what else the source has.
     fraction, seed: keep a share of every class (see `subset`). given: the source's options, and for every
-    source `background` (a colour behind transparent pixels) and `unreadable` ("error", or "skip" and list).
+    source `background` (a colour behind transparent pixels), `unreadable` ("error", or "skip" and list, which is for
+    images without their label too) and `range` ("auto", or [low, high] of images wider than 8 bits; see `_decode`).
     """
     from mimlab.data import cache
 
     _check_fraction(fraction)
-    key, module, settings, background, unreadable = asked(name, split, size, given)
-    stored = cache.stored(key)
+    key, module, settings, kept, found = asked(name, split, size, given)
+    try:
+        stored = cache.stored(key, size)
+    except cache.Damaged:
+        stored = None
     if stored is None:
         stored = cache.build(
             key,
-            lambda: module.load(split, **settings),
+            found.load,
             size=size,
-            background=background,
-            unreadable=unreadable,
+            deciding=None if split == "train" else lambda: _training(module, split, settings),
+            **kept,
         )
+    if stored.about.get("seen") != found.seen:  # the same images, with other things beside them
+        stored = stored._replace(about=cache.joined(found.load().about, stored.about))
+    _tell(key, name, split, stored)
     labels = stored.labels
     rows = np.arange(len(stored.pixels))
     if fraction < 1:
@@ -91,31 +111,72 @@ def open(name, split="train", *, size, fraction=1.0, seed=0, **given):
 
 
 def asked(name, split, size, given):
-    """What `open` is asked for: the key of its cache, the source's module and options, `background`, `unreadable`."""
+    """What `open` is asked for: the key of its cache, the source's module and options, a dict of `SETTINGS`, and what `opened` gives.
+
+    The key holds what the images are and what is made of them, and not where they lie.
+    """
     from mimlab.data import cache
 
     check(name, given)
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise Refused(f"size = {size!r} should be a whole number of pixels, 1 or more")
+        raise Refused(f"size = {shown(size)} should be a whole number of pixels, 1 or more")
     settings = {**SETTINGS, **given}
-    background, unreadable = (settings.pop(key) for key in SETTINGS)
-    background, module = cache.colour(background), source(name)
-    content = module.fingerprint(split, **settings)
-    key = cache.digest(cache.VERSION, module.__name__, split, settings, size, background, unreadable, content)
-    return key, module, settings, background, unreadable
+    kept = {key: settings.pop(key) for key in SETTINGS}
+    kept["background"], module = cache.colour(kept["background"]), source(name)
+    found = _opened(module, split, settings)
+    where = location(name, settings)
+    what = {option: value for option, value in settings.items() if option not in where}
+    if kept["range"] != "auto":
+        what["range"] = list(kept["range"])
+    key = cache.digest(
+        cache.VERSION, module.__name__, split, what, size, kept["background"], kept["unreadable"], found.fingerprint
+    )
+    return key, module, settings, kept, found
+
+
+def _opened(module, split, settings):
+    if hasattr(module, "opened"):
+        return module.opened(split, **settings)
+    name = module.fingerprint(split, **settings)
+    return SimpleNamespace(fingerprint=name, seen=None, load=lambda: module.load(split, **settings))
+
+
+def _training(module, split, settings):
+    """The training images, whose values decide for all splits; those of `split` where there are none."""
+    try:
+        return module.load("train", **settings)
+    except Refused:
+        return module.load(split, **settings)
+
+
+TOLD = set()
+
+
+def _tell(key, name, split, stored):
+    """Say once in this process what an opening left out, and what about it is likely not meant."""
+    from mimlab.data._listed import line
+
+    about = {what: n for what, n in stored.about.get("left_out", {}).items() if what != "names with a dot"}
+    said = [f"left out: {line({'left_out': about})}"] if about else []
+    said += stored.about.get("notes", [])
+    if said and (key, name) not in TOLD:
+        TOLD.add((key, name))
+        print(one_line(f"data = {name} ({split}): {'; '.join(said)}"), file=sys.stderr)
 
 
 class Images:
     """A split in memory-mapped form: `get(rows)` copies the rows asked for, nothing else is read.
 
     name, split, size: as opened. classes: list of names, or None. labels: int64 (N,), or None.
-    rows: int64 (N,), places of this subset in the cache. skipped: names of unreadable files left out.
+    rows: int64 (N,), places of this subset in the cache. skipped: names of unreadable files left out. about: what the
+    source took and left out, a dict of plain values with `images` a split, `left_out` and `notes`.
     fingerprint: hex text of content, size and subset.
     """
 
     def __init__(self, name, split, size, stored, rows, fingerprint):
         self.name, self.split, self.size = name, split, size
         self.classes, self.skipped = stored.classes, stored.skipped
+        self.about = {what: one for what, one in stored.about.items() if what not in ("seen", "decoded")}
         self.labels = None if stored.labels is None else stored.labels[rows]
         self.rows, self.fingerprint = rows, fingerprint
         self._pixels = stored.pixels
@@ -168,6 +229,8 @@ def subset(labels_or_n, fraction, seed):
     it.
     """
     _check_fraction(fraction)
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise Refused(f"seed = {shown(seed)} should be a whole number")
     n = int(labels_or_n) if np.ndim(labels_or_n) == 0 else len(labels_or_n)
     labels = np.zeros(n, np.int64) if np.ndim(labels_or_n) == 0 else np.asarray(labels_or_n)
     return _first(_scramble(np.arange(n), seed), labels, fraction, at_least=1)
@@ -181,7 +244,10 @@ def holdout(names, labels, share):
     """
     from hashlib import blake2b
 
-    order = np.array([int.from_bytes(blake2b(n.encode(), digest_size=8).digest()) for n in names], np.uint64)
+    from mimlab.data._listed import text
+
+    # a name's accents may be composed in two ways, and its bytes be no UTF-8
+    order = np.array([int.from_bytes(blake2b(text(n).encode(), digest_size=8).digest()) for n in names], np.uint64)
     labels = np.zeros(len(names), np.int64) if labels is None else np.asarray(labels)
     held = np.zeros(len(names), bool)
     held[_first(order, labels, share, at_least=0)] = True
@@ -210,4 +276,4 @@ def _scramble(rows, seed):
 
 def _check_fraction(fraction):
     if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
-        raise Refused(f"fraction = {fraction!r} should be above 0 and at most 1 (0.1 keeps 10 %)")
+        raise Refused(f"fraction = {shown(fraction)} should be above 0 and at most 1 (0.1 keeps 10 %)")

@@ -7,32 +7,34 @@ written aside and renamed, so that what has its final name is complete.
 import contextlib
 import fcntl
 import hashlib
-import io
 import json
 import os
-import re
 import shutil
 import sys
 import warnings
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import torch
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageColor
 
 from mimlab import data
-from mimlab.errors import Refused
+from mimlab.data._decode import SAMPLES, Unreadable, Values, decode
+from mimlab.data._listed import listed, some, text
+from mimlab.errors import Refused, shown
 
-VERSION = 1  # raise it when the pixels of a cache would come out differently
+__all__ = ["Stored", "Unreadable", "build", "colour", "decode", "digest", "folder", "stored"]
+
+VERSION = 1  # raise it when the pixels of ordinary 8-bit images would come out differently: runs cannot go on then
+FORMAT = 2  # of meta.json and of how other images are decoded: a cache of another one is built anew
 CHUNK = 256  # images decoded between two writes
 
-Stored = namedtuple("Stored", "pixels labels classes skipped")
+Stored = namedtuple("Stored", "pixels labels classes skipped about", defaults=({},))
 
 
-class Unreadable(Exception):
-    """A file that is no image, or not one we can hold: its message is the reason."""
+class Damaged(Exception):
+    """A cache that is not what was written: its message says what is wrong."""
 
 
 def digest(*parts):
@@ -56,32 +58,67 @@ def folder(key):
     return data.home() / "images" / key
 
 
-def stored(key):
-    """The finished cache called `key`, or None. Reads two small files; pixels stay on disk until used."""
+def stored(key, size=None):
+    """The finished cache called `key`, or None. Reads three headers and the labels; pixels stay on disk until used.
+
+    size: pixels that it should have; None: any. Raises `Damaged` for files that are cut, missing or do not fit together.
+    """
     place = folder(key)
+    if not place.is_dir():
+        return None
     try:
         meta = json.loads((place / "meta.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    labels = np.load(place / "labels.npy", allow_pickle=False) if meta["labelled"] else None
-    pixels = np.load(place / "images.npy", mmap_mode="r", allow_pickle=False)
-    return Stored(pixels, labels, meta["classes"], meta["skipped"])
+        if meta.get("format") != FORMAT:
+            raise Damaged(f"it has format {shown(meta.get('format', 1))}, not {FORMAT}")
+        labels = np.load(place / "labels.npy", allow_pickle=False) if meta["labelled"] else None
+        pixels = np.load(place / "images.npy", mmap_mode="r", allow_pickle=False)
+        _check(place, meta, labels, pixels, size)
+        return Stored(pixels, labels, meta["classes"], meta["skipped"], meta["about"])
+    except (ValueError, EOFError, KeyError, TypeError, AttributeError, RecursionError, FileNotFoundError) as error:
+        raise Damaged(str(error) or type(error).__name__) from None
 
 
-def build(key, load, *, size, background, unreadable):
-    """Make the cache called `key` from the dataset that `load()` returns.
+def _check(place, meta, labels, pixels, size):
+    rows = meta["rows"]
+    if pixels.ndim != 4 or pixels.dtype != np.uint8 or pixels.shape[:2] != (rows, 3) or not rows:
+        raise Damaged(f"images.npy has {pixels.dtype} {pixels.shape} for {rows} images")
+    if pixels.shape[2] != pixels.shape[3] or size not in (None, pixels.shape[2]):
+        raise Damaged(f"images.npy has images of {pixels.shape[2]} x {pixels.shape[3]}, not {size} pixels")
+    if pixels.offset + pixels.nbytes != (place / "images.npy").stat().st_size:
+        raise Damaged("images.npy is not as long as its head says")
+    if not isinstance(meta["skipped"], list) or not isinstance(meta["about"], dict):
+        raise Damaged("meta.json lacks lists")
+    if labels is not None:
+        classes = meta["classes"]
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise Damaged("meta.json has no names of classes")
+        if labels.shape != (rows,) or labels.dtype != np.int64 or labels.min() < 0 or labels.max() >= len(classes):
+            raise Damaged(f"labels.npy does not have {rows} labels of {len(classes)} classes")
 
-    One process builds, others that want the same wait for it. `Refused` where the disk is too small or cannot
-    be written to, for an unreadable image (unless `unreadable` is "skip") and where no image is left.
+
+def build(key, load, *, size, background, unreadable, range="auto", deciding=None):
+    """Make the cache called `key` from the `Listed` or `datasets.Dataset` that `load()` returns.
+
+    One process builds, others that want the same wait for it. range: of images wider than 8 bits, "auto" or [low, high];
+    deciding: a function like `load`, whose images decide "auto"; None: those of `load`. `Refused` where the disk is too
+    small or cannot be written to, for an unreadable image or one without its label (unless `unreadable` is "skip") and
+    where no image is left. A damaged cache is built anew, with a line that says so.
     """
     place = folder(key)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with _lock(place.with_name(f".{key}.lock")):
-            done = stored(key)
+            try:
+                done = stored(key, size)
+            except Damaged as error:
+                print(f"mimlab: the image cache {place} is damaged or old ({error}); it is built anew", file=sys.stderr)
+                done = None
             if done is None:
-                _build_aside(place, load(), size, background, unreadable)
-                done = stored(key)
+                found = listed(load())
+                samples = [lambda: listed(deciding()).files(SAMPLES)] if deciding is not None else []
+                values = Values(range, [*samples, lambda: found.files(SAMPLES)])
+                _build_aside(place, found, size, background, unreadable, values)
+                done = stored(key, size)
             return done
     except OSError as error:
         raise Refused(
@@ -89,13 +126,17 @@ def build(key, load, *, size, background, unreadable):
         ) from error
 
 
-def _build_aside(place, dataset, size, background, unreadable):
+def _build_aside(place, found, size, background, unreadable, values):
     aside = place.with_name(f".{place.name}.partial")  # holding the lock: a left-over is from a process that died
     shutil.rmtree(aside, ignore_errors=True)
-    _check_space(place.parent, len(dataset), size)
+    _check_space(place.parent, len(found), size)
     aside.mkdir()
     try:
-        _write(aside, dataset, size, background, unreadable)
+        _write(aside, found, size, background, unreadable, values)
+        if place.is_symlink() or place.is_file():
+            place.unlink()
+        elif place.exists():  # a damaged one
+            shutil.rmtree(place)
         os.rename(aside, place)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -110,112 +151,112 @@ def _check_space(parent, n, size):
         )
 
 
-def _write(aside, dataset, size, background, unreadable):
-    """`images.npy`, `labels.npy` and `meta.json` of `dataset` in the folder `aside`, synced to the disk."""
-    import datasets
+def _write(aside, found, size, background, unreadable, values):
+    """`images.npy`, `labels.npy` and `meta.json` of `found`, a `Listed`, in the folder `aside`, synced to the disk."""
+    labels = _labels(found, unreadable)
+    rows = np.arange(len(found)) if labels is None else np.flatnonzero(labels >= 0)
+    seen, skipped, kept = set(), [], []
 
-    labelled = "label" in dataset.column_names
-    classes = list(dataset.features["label"].names) if labelled else None
-    dataset = dataset.cast_column("image", datasets.Image(decode=False))
-    labels, skipped, kept = [], [], 0
+    def attempt(k):
+        """uint8 (3, size, size), or the reason as a text: one bad file must not end the threads of the others."""
+        pages = set()
+        try:
+            pixels = decode(lambda: found.open(k), size, background, values, seen=pages)
+        except Unreadable as reason:
+            return str(reason)
+        if pages:
+            seen.add(int(k))
+        return pixels
+
     # plain writes, not a writable map: on a full disk a map kills the process, a write raises
     with (
         open(aside / "images.npy", "wb") as file,
         ThreadPoolExecutor(torch.get_num_threads()) as threads,
-        _bar(len(dataset)) as bar,
+        _bar(len(rows)) as bar,
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `decode` refuses these itself
-        _header(file, len(dataset), size)
-        for start in range(0, len(dataset), CHUNK):
-            chunk = dataset[start : start + CHUNK]
-            for i, result in enumerate(
-                threads.map(partial(_attempt, size=size, background=background), chunk["image"])
-            ):
+        _header(file, len(rows), size)
+        for start in range(0, len(rows), CHUNK):
+            for k, result in zip(rows[start : start + CHUNK], threads.map(attempt, rows[start : start + CHUNK])):
                 if isinstance(result, np.ndarray):
                     file.write(result)
-                    kept += 1
-                    if labelled:
-                        labels.append(chunk["label"][i])
+                    kept.append(k)
                     continue
-                name = chunk["image"][i]["path"] or f"row {start + i}"
+                name = text(str(found.names[k]))
                 if unreadable == "error":
+                    threads.shutdown(cancel_futures=True)
                     raise Refused(f"{name}: {result}; unreadable='skip' leaves such files out")
                 skipped.append(name)
-            bar.update(len(chunk["image"]))
+            bar.update(min(CHUNK, len(rows) - start))
         if not kept:
-            raise Refused(f"none of the {len(dataset):,} images could be read; the first is {skipped[:1]}")
+            raise Refused(f"none of the {len(found):,} images could be read; the first is {skipped[:1]}")
         file.seek(0)
-        _header(file, kept, size)
+        _header(file, len(kept), size)
         file.flush()
         os.fsync(file.fileno())
-    labelled = labelled and min(labels) >= 0  # hubs mark withheld test labels by -1
-    if labelled:
-        np.save(aside / "labels.npy", np.array(labels, np.int64))
+    if labels is not None:
+        with open(aside / "labels.npy", "wb") as file:
+            np.save(file, labels[kept])
+            file.flush()
+            os.fsync(file.fileno())
     if skipped:
         print(f"left out {len(skipped):,} unreadable images, such as {skipped[0]}", file=sys.stderr)
-    meta = {"labelled": labelled, "classes": classes if labelled else None, "skipped": skipped}
-    (aside / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    meta = {"format": FORMAT, "rows": len(kept), "labelled": labels is not None, "skipped": skipped}
+    meta |= {"classes": None if labels is None else found.classes}
+    meta |= {"about": _about(found, len(rows), skipped, seen, values)}
+    with open(aside / "meta.json", "w", encoding="utf-8") as file:
+        file.write(json.dumps(meta))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _labels(found, unreadable):
+    """int64 (N,) with -1 for what is to be left out, or None where no image has a label. Raises `Refused`."""
+    if found.labels is None or not len(found) or found.labels.max() < 0:
+        return None  # hubs mark withheld test labels by -1
+    missing = np.flatnonzero(found.labels < 0)
+    if len(missing) and unreadable == "error":
+        raise Refused(
+            f"{len(missing):,} of {len(found):,} images have no label, such as {text(str(found.names[missing[0]]))}; "
+            "unreadable='skip' leaves them out, label=None takes all images without labels"
+        )
+    if found.labels.max() >= len(found.classes):
+        raise Refused(f"label {found.labels.max()} is none of the {len(found.classes)} classes")
+    return found.labels
+
+
+def _about(found, rows, skipped, pages, values):
+    """The source's summary, and what decoding added to it."""
+    out, notes = {}, []
+    if rows < len(found):
+        out["without a label"] = len(found) - rows
+    if skipped:
+        out["unreadable"] = some(skipped)
+    if pages:
+        first = text(str(found.names[min(pages)]))
+        notes.append(
+            f"{len(pages):,} files hold several pages or frames, of which the first was taken, such as {first}"
+        )
+    for kind, (low, high) in values.known.items():
+        kind = "whole numbers wider than 8 bits" if kind == "whole" else "floats"
+        notes.append(f"images of {kind}: {low:g} to {high:g} became 0 to 255, by the training images (range = 'auto')")
+    if values.given != "auto":
+        notes.append(f"images wider than 8 bits: {values.given[0]:g} to {values.given[1]:g} became 0 to 255 (range)")
+    return joined(found.about, {"decoded": {"left_out": out, "notes": notes}})
+
+
+def joined(source, built):
+    """A source's summary with what decoding added to another one of the same images."""
+    added = built.get("decoded", {"left_out": {}, "notes": []})
+    out = source.get("left_out", {}) | added["left_out"]
+    return source | {"left_out": out, "notes": [*source.get("notes", []), *added["notes"]], "decoded": added}
 
 
 def _header(file, n, size):
     """The head of a .npy file; numpy pads it so that its length is the same for every n."""
     head = {"descr": "|u1", "fortran_order": False, "shape": (n, 3, size, size)}
     np.lib.format.write_array_header_1_0(file, head)
-
-
-def _attempt(image, *, size, background):
-    """uint8 (3, size, size), or the reason as a text: one bad file must not end the threads of the others."""
-    try:
-        return decode(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"], size, background)
-    except Unreadable as reason:
-        return str(reason)
-
-
-def decode(file, size, background=(255, 255, 255)):
-    """The central square of an image file at `size` pixels, uint8 (3, size, size), RGB, upright by its EXIF
-    tag.
-
-    Bicubic and antialiased: the shorter side becomes `size`. Transparent pixels are laid over `background`.
-    `Unreadable` for what Pillow cannot decode, and above its limit against decompression bombs.
-    """
-    try:
-        with Image.open(file) as image:
-            width, height = image.size
-            if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
-                raise Unreadable(f"{width} x {height} pixels are above the limit of {Image.MAX_IMAGE_PIXELS:,}")
-            image.draft("RGB", (2 * size, 2 * size))  # JPEG only: a smaller inverse DCT, still twice too fine
-            image.load()
-            image = _rgb(ImageOps.exif_transpose(image), background)
-    except Unreadable:
-        raise
-    except MemoryError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise Unreadable(str(error)) from None
-    except Exception as error:  # Pillow's decoders raise a dozen kinds, from struct.error to SyntaxError
-        said = re.sub(r" <_io[^>]*>", "", " ".join(str(error).split()))  # a file in memory has no name worth telling
-        raise Unreadable(f"not a readable image ({said or type(error).__name__})") from None
-    width, height = image.size
-    short = min(width, height)
-    left, top = (width - short) / 2, (height - short) / 2
-    box = (left, top, left + short, top + short)
-    image = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))  # (3, S, S)
-
-
-def _rgb(image, background):
-    """RGB of any mode. 16 bits are scaled by 65,535, floats by the least of 1, 255, 65,535 above them."""
-    if image.mode.startswith("I") or image.mode == "F":
-        grey = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-        top = 65535 if image.mode != "F" else next((t for t in (1, 255, 65535) if grey.max() <= t), grey.max())
-        if image.mode == "I" and grey.max() > 65535:
-            top = 2**31 - 1
-        image = Image.fromarray(np.uint8(np.clip(grey / top, 0, 1) * 255 + 0.5))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image).convert("RGB")
-    return image.convert("RGB")
 
 
 @contextlib.contextmanager

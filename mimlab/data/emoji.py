@@ -19,4 +19,4 @@ def fingerprint(split):
 
 def load(split):
     """A `datasets.Dataset` with image (RGBA) and label (the group); split "train" or "test"."""
-    return folder.load(split, path=FILE, holdout=0.2)
+    return folder.load(split, path=FILE, holdout=0.2).dataset()
