@@ -39,7 +39,10 @@ def one_line(text):
 
 def shown(value):
     """`repr` of any value in at most some hundred characters, in a time that does not depend on how much it holds."""
-    return one_line(_middle(_SHORT.repr(value), VALUE))
+    try:
+        return one_line(_middle(_SHORT.repr(value), VALUE))
+    except Exception:  # an object whose own methods raise, of a class called list
+        return f"a {type(value).__name__} that cannot be written down"
 
 
 def _prints(character):

@@ -1,6 +1,5 @@
 """Run a notebook strictly: names and values are checked before a kernel starts, and only a success replaces a success."""
 
-import ast
 import importlib.util
 import os
 import re
@@ -9,8 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mimlab import kernel, light, remote
-from mimlab.errors import Refused
+from mimlab import kernel, light, parameters_cell, remote, yaml_text
+from mimlab.errors import Refused, shown
 from mimlab.find import closest
 from mimlab.places import places
 from mimlab.watch import Cells
@@ -52,7 +51,7 @@ def execute(notebook, parameters=None, *, output=None, log=None, progress=True, 
     for name in given:
         if name not in known:
             there = ", ".join(known) or "none"
-            raise Refused(f"{notebook.name}: no parameter {name!r}{closest(name, known)}; there are: {there}")
+            raise Refused(f"{notebook.name}: no parameter {shown(name)}{closest(name, known)}; there are: {there}")
     config = _config(notebook, node)
     if config is None and output is None:
         raise Refused(f"output: {notebook.name} names no config, so give a path for the executed copy")
@@ -96,16 +95,9 @@ def _execute_away(notebook, parameters, address, **options):
 
 def read_parameters(path):
     """{name: value} of a YAML file, at a path or an address, as papermill's -f takes them. Raises `Refused`."""
-    import yaml
-
-    try:
-        found = yaml.safe_load(remote.read(path) if remote.away(path) else Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused(f"parameters: '{path}' cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    except yaml.YAMLError:
-        raise Refused(f"parameters: '{path}' is no YAML") from None
-    if not isinstance(found, dict):
-        raise Refused(f"parameters: '{path}' should hold names with values")
+    found = yaml_text.read(path, "parameters")
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise Refused(f"parameters = {shown(str(path))} should hold names with values")
     return found
 
 
@@ -163,31 +155,15 @@ def _read(notebook):
 
 
 def _parameters(notebook, node):
-    from papermill import inspect_notebook
-
-    found = {}
-    for name, parameter in inspect_notebook(node).items():
-        try:
-            default = ast.literal_eval(parameter["default"])
-        except (ValueError, SyntaxError):
-            raise Refused(
-                f"{notebook.name}: the default of {name} is {parameter['default']!r}; "
-                "a parameters cell holds plain lines such as name = 0.5"
-            ) from None
-        found[name] = {"default": default, "help": parameter["help"]}
-    return found
+    cell = next(cell for cell in node.cells if "parameters" in cell.metadata.get("tags", []))
+    return parameters_cell.read(cell.source, notebook.name)
 
 
 def _typed(name, value, default):
     """Text of a command line read as YAML where the default is no text: without a config nothing else tells the type."""
-    import yaml
-
     if not isinstance(value, str) or isinstance(default, str):
         return value
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise Refused(f"{name} = {value!r} is no value such as 3, 0.5, true or [1, 2]") from None
+    return yaml_text.load(value, f"{name} = {shown(value)} is no value such as 3, 0.5, true or [1, 2]")
 
 
 def _config(notebook, node):

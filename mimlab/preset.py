@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mimlab import remote
-from mimlab.errors import Refused
+from mimlab import remote, yaml_text
+from mimlab.errors import Refused, shown
 from mimlab.settings import place
 
 FIELDS = ("mask", "mask_ratio", "mask_args")
@@ -11,9 +11,7 @@ FIELDS = ("mask", "mask_ratio", "mask_args")
 
 def text(mask, mask_ratio, mask_args):
     """A preset as YAML."""
-    import yaml
-
-    return yaml.safe_dump({"mask": mask, "mask_ratio": mask_ratio, "mask_args": mask_args}, sort_keys=False)
+    return yaml_text.dump({"mask": mask, "mask_ratio": mask_ratio, "mask_args": mask_args})
 
 
 def save(path, mask, mask_ratio, mask_args):
@@ -32,19 +30,14 @@ def save(path, mask, mask_ratio, mask_args):
 
 def read(path):
     """The settings of a preset: {"mask", "mask_ratio", "mask_args"}, checked for names and types only."""
-    import yaml
-
     if not remote.away(path):
         path = Path(path) if Path(path).is_file() else place(path)
-    try:
-        found = yaml.safe_load(remote.read(path) if remote.away(path) else path.read_text())
-    except OSError as error:
-        raise Refused(f"preset = '{path}' cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise Refused(f"preset = '{path}' is no YAML file") from None
+    found = yaml_text.read(path, "preset")
     if not isinstance(found, dict) or "mask" not in found or set(found) - set(FIELDS):
-        names = ", ".join(map(str, found)) if isinstance(found, dict) else type(found).__name__
+        names = ", ".join(map(str, list(found)[:20])) if isinstance(found, dict) else type(found).__name__
         raise Refused(f"preset = '{path}' has {names}; expected {', '.join(FIELDS)}")
+    if not isinstance(found["mask"], str):  # a ratio may be text, as everywhere
+        raise Refused(f"preset = '{path}': mask = {shown(found['mask'])} is not text")
     return found
 
 

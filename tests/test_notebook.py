@@ -149,7 +149,7 @@ def test_what_is_no_runnable_notebook_is_refused(stub):
     Path("text.ipynb").write_text("no json")
     with pytest.raises(Refused, match="not a Jupyter notebook"):
         execute("text.ipynb")
-    with pytest.raises(Refused, match=r"the default of lr is"):
+    with pytest.raises(Refused, match=r"line 1 of the parameters cell is 'lr = compute\(\)'"):
         execute(write("b.ipynb", "lr = compute()"), output="out.ipynb")
     with pytest.raises(Refused, match=r"config 'Trian' .did you mean 'Train'"):
         execute(write("c.ipynb", CELL, config="Trian"))

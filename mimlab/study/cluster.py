@@ -9,8 +9,9 @@ import os
 import subprocess
 import time
 
-from mimlab.errors import Failed, Refused
+from mimlab.errors import Failed, Refused, shown
 from mimlab.find import closest
+from mimlab.settings import coerce, whole, within
 from mimlab.study.local import PATIENCE, command, environment
 from mimlab.study.worker import ELSEWHERE
 
@@ -68,11 +69,16 @@ def check(given):
         if name == "nodes":
             raise Refused("slurm: nodes is a setting of the run, which may differ among them; use -p nodes, or base")
         if name not in OPTIONS:
-            raise Refused(f"slurm: no option {name!r}{closest(name, OPTIONS)}; there are: {', '.join(OPTIONS)}")
+            raise Refused(f"slurm: no option {shown(name)}{closest(name, OPTIONS)}; there are: {', '.join(OPTIONS)}")
         if name in ("time", "gpus_per_node", "cpus_per_task", "mem_gb", "requeue"):
-            if not str(value).isdigit():
-                raise Refused(f"slurm: {name} = {value!r} is not a whole number{' of minutes' * (name == 'time')}")
-            value = int(value)
+            try:
+                value = whole(value)
+            except (ValueError, TypeError):
+                minutes = " of minutes" * (name == "time")
+                raise Refused(f"slurm: {name} = {shown(value)} is not a whole number{minutes}") from None
+            within(f"slurm: {name}", value, 0, 10_000_000)
+        else:
+            value = coerce(f"slurm: {name}", value, str)
         found[name] = value
     return found
 

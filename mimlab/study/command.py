@@ -5,9 +5,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from mimlab import remote
-from mimlab.errors import Refused
-from mimlab.settings import place
+from mimlab import remote, yaml_text
+from mimlab.errors import Refused, shown
+from mimlab.settings import place, within
 from mimlab.study import cluster, estimate, local, plan, report, results, spec
 from mimlab.study.state import STATES, clock, job_state, todo
 
@@ -33,11 +33,11 @@ def study(
     are (name, value) pairs over the file's base and slurm; `jobs` run at a time; `upload` is an address for a copy of
     what came out. Raises Refused before anything starts.
     """
-    import yaml
-
-    asked = spec.read(path, scale, {name: yaml.safe_load(str(value)) for name, value in parameters})
+    given = {name: yaml_text.load(str(value), f"{name} = {shown(value)}") for name, value in parameters}
+    asked = spec.read(path, scale, given)
+    within("jobs", jobs, 1, 4096)
     if executor not in ("local", "slurm"):
-        raise Refused(f"executor = {executor!r}; there are: local, slurm")
+        raise Refused(f"executor = {shown(executor)}; there are: local, slurm")
     options = cluster.check(asked.slurm | dict(slurm))
     planned = plan.plan(asked)
     measured = estimate.Measured(asked.out)

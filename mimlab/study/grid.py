@@ -2,7 +2,7 @@
 
 import itertools
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 
 
 def combinations(spec):
@@ -26,7 +26,7 @@ def combinations(spec):
             found.append((merged(spec.base, varied), varied))
     for one, hit in zip(spec.exclude, hits, strict=True):
         if not hit:
-            raise Refused(f"exclude = {one} fits no combination of {spec.name}")
+            raise Refused(f"exclude = {shown(one)} fits no combination of {spec.name}")
     if not found:
         raise Refused(f"exclude leaves nothing of {spec.name}")
     return found
@@ -40,7 +40,7 @@ def merged(base, varied):
         if option:
             inner = settings.get(whole, {})
             if not isinstance(inner, dict):
-                raise Refused(f"{name}: {whole} = {inner!r} is no dict of options")
+                raise Refused(f"{name}: {whole} = {shown(inner)} is no dict of options")
             settings[whole] = inner | {option: value}
         else:
             settings[name] = value

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mimlab.config import Evaluate, Pretrain
 from mimlab.config.evaluate import FILLED
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.find import check_options, find
 from mimlab.settings import place
 from mimlab.study import grid
@@ -122,7 +122,9 @@ def untrained(combined, evaluations):
 def evaluation(spec, given):
     """The settings of one evaluation, checked as far as they can be without a run: {name: value}."""
     if not isinstance(given, dict):
-        raise Refused(f"evaluations of {spec.name}: {given!r} should be names with values, such as evaluation: knn")
+        raise Refused(
+            f"evaluations of {spec.name}: {shown(given)} should be names with values, such as evaluation: knn"
+        )
     for name in ("run", "out", "name"):
         if name in given:
             raise Refused(f"evaluations of {spec.name}: {name} is the study's own business")
@@ -163,7 +165,7 @@ def _notebook(spec, settings):
     known = {name: one["default"] for name, one in notebook.parameters(spec.notebook).items()}
     for name in settings:
         if name not in known:
-            raise Refused(f"{spec.notebook.name}: no parameter {name!r}; there are: {', '.join(known) or 'none'}")
+            raise Refused(f"{spec.notebook.name}: no parameter {shown(name)}; there are: {', '.join(known) or 'none'}")
     whole = known | settings
     if spec.config is not None:
         whole = spec.config.read(whole).dict()
@@ -183,4 +185,8 @@ def _plain(varied):
 
 
 def _said(varied):
-    return ", ".join(f"{name} = {value}" for name, value in _plain(varied).items()) or "the only one"
+    return ", ".join(f"{name} = {_short(value)}" for name, value in _plain(varied).items()) or "the only one"
+
+
+def _short(value):
+    return value if isinstance(value, str) and len(value) < 100 else shown(value)

@@ -1,14 +1,18 @@
 """The YAML file of a study, read and checked."""
 
+import dataclasses
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimlab import remote
-from mimlab.errors import Refused
+from mimlab import remote, yaml_text
+from mimlab.errors import Refused, shown
 from mimlab.find import closest
-from mimlab.settings import place
+from mimlab.settings import SEEDS, coerce, data_only, place, within
+
+MOST = 10_000  # combinations
 
 KEYS = {
     "name": str, "about": str, "notebook": str, "base": dict, "axes": dict, "zip": list, "exclude": list, "seeds": (list, int), "presets": list,
@@ -55,7 +59,7 @@ class Spec:
 
     @property
     def out(self):
-        return str(self.base.get("out", "runs"))
+        return coerce("out", self.base.get("out", "runs"), str)
 
 
 def read(path, scale=None, given=None):
@@ -68,29 +72,34 @@ def read(path, scale=None, given=None):
         _check_key(path, name, value, KEYS)
     scales = content.pop("scale", {})
     if scales:
+        for name, value in scales.items():
+            if not isinstance(name, str) or not isinstance(value or {}, dict):
+                raise Refused(
+                    f"{path}: scale {shown(name)} = {shown(value)} should be a name with names and values below it"
+                )
         scale = scale or next(iter(scales))
         if scale not in scales:
-            raise Refused(f"scale = {scale!r}{closest(scale, scales)}; {path} has: {', '.join(map(str, scales))}")
+            raise Refused(f"scale = {shown(scale)}{closest(scale, scales)}; {path} has: {', '.join(scales)}")
         for name, value in (scales[scale] or {}).items():
             _check_key(f"{path}, scale {scale}", name, value, SCALED)
             merged = name in ("base", "slurm")  # the rest stands in place of what the study has
             content[name] = content.get(name, {}) | value if merged else value
     elif scale:
-        raise Refused(f"scale = {scale!r}: {path} has no scales")
+        raise Refused(f"scale = {shown(scale)}: {path} has no scales")
     name = content.get("name") or Path(str(path)).stem
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise Refused(f"name = {name!r} of {path}: letters, digits, - and _ only, since it names a folder")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
+        raise Refused(f"name = {shown(name)} of {path}: at most 100 letters, digits, - and _, since it names a folder")
     spec = Spec(
         name=name,
         about=content.get("about", ""),
-        notebook=_notebook(path, content.get("notebook", PRETRAIN)),
+        notebook=_notebook(path, coerce("notebook", content.get("notebook", PRETRAIN), str)),
         config=None,
-        base=content.get("base", {}) | dict(given or {}),
+        base=content.get("base", {}) | data_only("parameters", dict(given or {})),
         axes=content.get("axes", {}),
         zip=content.get("zip", []),
         exclude=content.get("exclude", []),
         seeds=_seeds(content.get("seeds", [])),
-        presets=[_beside(path, one) for one in content.get("presets", [])],
+        presets=[_beside(path, coerce(f"{path}: presets", one, str)) for one in content.get("presets", [])],
         evaluations=content.get("evaluations", []),
         scratch=content.get("scratch", False),
         slurm=content.get("slurm", {}),
@@ -108,35 +117,35 @@ def fields(spec):
 
 
 def _yaml(path):
-    import yaml
-
     try:
-        content = yaml.safe_load(remote.read(path) if remote.away(path) else Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        content = yaml_text.read(path, "study")
+    except Refused as error:
+        if remote.away(path) or "cannot be read" not in str(error):
+            raise
         beside = sorted(one.name for one in Path(path).parent.glob("*.yaml"))
         there = f"{closest(Path(path).name, beside)}; there are: {', '.join(beside)}" if beside else ""
-        raise Refused(f"study: '{path}' cannot be read ({getattr(error, 'strerror', None) or error}){there}") from None
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        raise Refused(f"study: '{path}' is no YAML{line}: {getattr(error, 'problem', error)}") from None
+        raise Refused(f"{error}{there}") from None
     if not isinstance(content, dict):
         raise Refused(f"study: '{path}' should hold names with values; there are: {', '.join(KEYS)}")
-    return content
+    return data_only(f"study '{path}'", content)
 
 
 def _check_key(where, name, value, known):
     if name not in known:
-        raise Refused(f"{where}: no key {name!r}{closest(name, known)}; there are: {', '.join(known)}")
+        raise Refused(f"{where}: no key {shown(name)}{closest(name, known)}; there are: {', '.join(known)}")
     if not isinstance(value, KEYS[name]) or (KEYS[name] is not bool and isinstance(value, bool)):
         kinds = {str: "text", dict: "names with values", list: "a list", bool: "true or false"}
-        raise Refused(f"{where}: {name} = {value!r} should be {kinds.get(KEYS[name], 'a list, or how many')}")
+        raise Refused(f"{where}: {name} = {shown(value)} should be {kinds.get(KEYS[name], 'a list, or how many')}")
 
 
 def _seeds(seeds):
-    seeds = list(range(seeds)) if isinstance(seeds, int) else seeds
+    if isinstance(seeds, int):
+        within("seeds", seeds, 1, MOST)
+        return list(range(seeds))
     if any(not isinstance(seed, int) or isinstance(seed, bool) for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise Refused(f"seeds = {seeds}: whole numbers, each once")
+        raise Refused(f"seeds = {shown(seeds)}: whole numbers, each once")
+    for seed in seeds:
+        within("seeds", seed, 0, SEEDS)
     return seeds
 
 
@@ -158,7 +167,7 @@ def _notebook(path, name):
     found = [place for place in (Path(_beside(path, name)), Path(name), ours / name) if place.is_file()]
     if not found:
         there = sorted(place.name for place in ours.glob("*.ipynb"))
-        raise Refused(f"notebook = {name!r}{closest(name, there)}: no such file; there are: {', '.join(there)}")
+        raise Refused(f"notebook = {shown(name)}{closest(name, there)}: no such file; there are: {', '.join(there)}")
     return found[0].resolve()
 
 
@@ -180,7 +189,11 @@ def _check(path, spec, given):
     if twice:
         raise Refused(f"{path}: {', '.join(twice)} set twice among axes, zip, presets and seeds")
     for where, group in (("axes", spec.axes), *((f"zip {k}", group) for k, group in enumerate(spec.zip, 1))):
-        if not isinstance(group, dict) or not all(isinstance(values, list) and values for values in group.values()):
+        if (
+            not isinstance(group, dict)
+            or not all(isinstance(values, list) and values for values in group.values())
+            or (where != "axes" and not group)
+        ):
             raise Refused(f"{path}: {where} should be names, each with a list of values")
         if where != "axes" and len({len(values) for values in group.values()}) != 1:
             raise Refused(f"{path}: {where} moves {', '.join(group)} together, so their lists must be equally long")
@@ -188,14 +201,35 @@ def _check(path, spec, given):
         if name in names:
             raise Refused(f"parameter {name}: the study varies it; change {path}")
     for one in spec.exclude:
-        for name in one if isinstance(one, dict) else [one]:
+        if not isinstance(one, dict) or not one:
+            raise Refused(f"{path}: exclude has {shown(one)}; expected names with values, such as {{method: mae}}")
+        for name in one:
             if name not in names:
                 raise Refused(
-                    f"{path}: exclude has {name!r}{closest(name, names)}; the study varies: {', '.join(names)}"
+                    f"{path}: exclude has {shown(name)}{closest(name, names)}; the study varies: {', '.join(names)}"
                 )
+    _check_names(path, spec, names)
+    sizes = [len(values) for values in spec.axes.values()] + [len(next(iter(group.values()))) for group in spec.zip]
+    total = math.prod([*sizes, len(spec.presets) or 1, len(spec.seeds) or 1])
+    if total > MOST:
+        raise Refused(
+            f"{path}: its axes, zip, presets and seeds give {total:,} combinations, at most {MOST:,} are planned"
+        )
     if "run" in spec.base:
-        raise Refused(f"{path}: run = {spec.base['run']!r}: a study names the folders of its runs itself")
+        raise Refused(f"{path}: run = {shown(spec.base['run'])}: a study names the folders of its runs itself")
     pretrains = spec.config is not None and spec.config.__name__ == "Pretrain"
     for name in ("evaluations", "scratch", "presets"):
         if getattr(spec, name) and not pretrains:
             raise Refused(f"{path}: {name} belong to pre-training, and {spec.notebook.name} does none")
+
+
+def _check_names(path, spec, varied):
+    """Refuse what is no setting of the notebook, among `base` and what is varied, before any combination is made."""
+    from mimlab.notebook import parameters
+
+    known = [f.name for f in dataclasses.fields(spec.config)] if spec.config else list(parameters(spec.notebook))
+    for name in (*spec.base, *varied):
+        if name.partition(".")[0] not in known:
+            raise Refused(
+                f"{path}: {spec.notebook.name} has no parameter {shown(name)}{closest(name, known)}; there are: {', '.join(known)}"
+            )

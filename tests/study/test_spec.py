@@ -60,7 +60,34 @@ def test_a_scale_merges_its_base_and_replaces_the_rest(here):
         ("notebook: 03_pretrian.ipynb", r"did you mean '03_pretrain.ipynb'"),
         ("notebook: 01_masks.ipynb\nevaluations: [{evaluation: knn}]", r"belong to pre-training"),
         ("scale: {cpu: {axs: {}}}", r"scale cpu: no key 'axs' .did you mean 'axes'"),
-        ("a: [", r"is no YAML, line"),
+        ("a: [", r"is no YAML.*line \d, column \d"),
+        ("axes: {1: [1]}", r"axes: 1 is no name"),
+        ("axes: {method: [mae]}\nexclude: [method]", r"exclude has 'method'; expected names with values"),
+        ("axes: {method: [mae]}\nexclude: [[method]]", r"exclude has \['method'\]; expected names"),
+        ("scale: {cpu: 5}", r"scale 'cpu' = 5 should be"),
+        ("scale: {1: {}}", r"scale: 1 is no name"),
+        ("base: {1: 2}", r"base: 1 is no name"),
+        ("base: {lr: .nan}", r"base: lr = nan: it must be finite"),
+        ("base: {methd: mae}", r"no parameter 'methd' .did you mean 'method'"),
+        ("axes: {methd.x: [1]}", r"no parameter 'methd.x'"),
+        ("axes: {epoch: [1]}\nseeds: 10000", r"no parameter 'epoch'"),
+        ("seeds: 1000000000", r"seeds = 1000000000 must lie between 1 and 10000"),
+        ("seeds: -1", r"seeds = -1 must lie between"),
+        ("seeds: [-1]", r"seeds = -1 must lie between 0 and 4294967295"),
+        ("seeds: [100000000000000000000]", r"at most 64 bits"),
+        ("seeds: yes", r"seeds = 'yes' should be a list, or how many"),
+        (
+            "axes:\n"
+            + "".join(
+                f"  {name}: [{', '.join(map(str, range(1, 101)))}]\n"
+                for name in ("epochs", "lr", "vocab", "batch_size")
+            ),
+            r"give 100,000,000 combinations, at most 10,000",
+        ),
+        ("presets: [{}]", r"presets = {} is not text"),
+        ("notebook: 3", r"notebook = 3 should be text"),
+        ("name: 2024-01-01\nname: x", r"line 2, column 1: the name 'name' stands twice"),
+        ("zip: [{}]", r"zip 1 should be names, each with a list"),
         ("- 1", r"should hold names with values"),
     ],
 )
@@ -78,6 +105,14 @@ def test_a_wrong_path_names_the_nearest_and_scales_are_known(here):
         spec.read("s.yaml", "cpi")
     with pytest.raises(Refused, match="parameter epochs: the study varies it"):
         read(here, "axes: {epochs: [1]}", given={"epochs": 2})
+
+
+def test_dates_exponents_and_no_stay_what_was_meant(here):
+    text = "base: {data_args: {since: 2024-01-01}, precision: no, lr: 1e-3}\naxes: {weight_decay: [1e-2, 5E-2]}"
+    found = read(here, text)
+    assert found.base == {"data_args": {"since": "2024-01-01"}, "precision": "no", "lr": 1e-3}
+    assert found.axes == {"weight_decay": [0.01, 0.05]}
+    assert read(here, "name: 2024-01-01").name == "2024-01-01"
 
 
 def test_yaml_is_data_only(here):
