@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from mimlab.errors import Failed, Refused
+from mimlab import environment
+from mimlab.errors import Failed, Refused, shown
 from mimlab.progress import Bar
 from mimlab.run import Run, write
 
@@ -51,7 +52,11 @@ def launch(cfg, run, report):
     A child that dies ends all; the error has the tail of their output (`workers.log` has it all). Raises Refused where
     there are fewer nodes than asked for.
     """
-    there = int(os.environ.get("SLURM_JOB_NUM_NODES", 1))
+    there, job = os.environ.get("SLURM_JOB_NUM_NODES", "1"), os.environ.get("SLURM_JOB_ID", "0")
+    for name, value in (("SLURM_JOB_NUM_NODES", there), ("SLURM_JOB_ID", job)):
+        if not (value.isascii() and value.isdigit()):
+            raise Refused(f"nodes = {cfg.nodes}: {name} = {shown(value)} of the environment is no number")
+    there = int(there) if "SLURM_JOB_ID" in os.environ else 1
     if cfg.nodes > there:
         raise Refused(
             f"nodes = {cfg.nodes}: there is {there} here; start inside a SLURM job of {cfg.nodes} nodes, as "
@@ -64,7 +69,7 @@ def launch(cfg, run, report):
     threads = str(max(1, (os.cpu_count() or 1) // cfg.processes))
     env = (
         {"OMP_NUM_THREADS": threads}
-        | os.environ
+        | environment.without()
         | {"PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     )
     if not run.finished:

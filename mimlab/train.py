@@ -1,7 +1,6 @@
 """`pretrain(cfg)`: the one loop, blind to methods. Data, model, optimiser, resume, steps, finish."""
 
 import contextlib
-import os
 import signal
 
 import torch
@@ -10,7 +9,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch.utils.data import DataLoader
 
-from mimlab import data, masks, tokenizers
+from mimlab import data, environment, masks, tokenizers
 from mimlab.batches import Batches
 from mimlab.distributed import generator_for, mine, rank, world
 from mimlab.errors import Refused
@@ -21,6 +20,7 @@ from mimlab.log import Log
 from mimlab.looking import film
 from mimlab.methods import Batch, Progress
 from mimlab.parallel import Copies, Shards
+from mimlab.progress import say
 from mimlab.run import Run
 
 PROBE = 1000, 5000  # images that a k-NN probe in training looks at, at least and at most, where there are so many
@@ -33,13 +33,14 @@ def pretrain(cfg, report=None):
     by child processes and followed here. Ctrl-C and SIGTERM save a checkpoint first. Raises `Refused`.
     """
     cfg = cfg.resolved()
+    launched = environment.child(cfg.world)
     run = Run(cfg.folder())
-    if cfg.world > 1 and "LOCAL_RANK" not in os.environ:
+    if cfg.world > 1 and not launched:
         from mimlab.launch import launch
 
         return launch(cfg, run, report)
-    lock = run.lock() if int(os.environ.get("RANK", 0)) == 0 else contextlib.nullcontext()
-    with lock:
+    lock = run.lock() if not launched or environment.first() else contextlib.nullcontext()
+    with lock, environment.settings_alone(cfg.world, None if launched else say):
         return _train(cfg, run, report)
 
 

@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from mimlab import tokenizers
+from mimlab import environment, tokenizers
 from mimlab.batches import Batches
 from mimlab.bench.ready import CLASSES, Known, inputs
 from mimlab.methods import Batch, Progress
@@ -19,7 +19,8 @@ PROGRESS = Progress(500, 1000)  # in the middle of training: nothing is warmed u
 def accelerator(cfg):
     """As the settings say; an earlier run in this process may have had another precision or device."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=cfg.device == "cpu", mixed_precision=cfg.precision)
+    with environment.settings_alone(1):
+        return Accelerator(cpu=cfg.device == "cpu", mixed_precision=cfg.precision)
 
 
 class Clock:

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader, Dataset
 
+from mimlab import environment
 from mimlab.detection import data, start
 from mimlab.detection.recipes import DROPS
 from mimlab.distributed import generator_for, mine, rank, world
@@ -85,7 +86,8 @@ def train(cfg, report=None):
     """
     cfg = cfg.resolved()
     run = Run(cfg.folder())
-    with run.lock():
+    environment.child(1)
+    with run.lock(), environment.settings_alone(1, say):
         return _train(cfg, run, report)
 
 
