@@ -62,7 +62,8 @@ def answer(run, pages, seconds):
         f"accuracy {last['token_accuracy']:.1%} (uniform guess {last['token_uniform']:.1%}, most frequent token "
         f"{last['token_majority']:.1%})",
         f"  matching the two halves: {last['match_accuracy']:.1%} (chance {last['match_chance']:.1%})",
-        f"  k-NN on its features: {knn['knn_top1']:.1f} % (chance {knn['knn_chance']:.0f} %)",
+        f"  k-NN on its features: {knn['knn_top1']:.1f} % (chance {knn['knn_chance']:.0f} %, most frequent "
+        f"class {knn['knn_majority']:.0f} %)",
     ]
     one = next(iter(found.values()))
     lines.append(f"fine-tuning on {one['train_images']} labels, {one['epochs']} epochs, the same encoder:")

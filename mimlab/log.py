@@ -99,7 +99,7 @@ class Log:
             bank, test = self.probed
             found = knn.evaluate(method.deployed, bank, test, k=min(20, len(bank)), pool=method.pool)
             row = {"step": step, "steps": self.steps, "epoch": round(step / self.each, 4)}
-            self.row(row | {"knn_top1": found["top1"], "knn_chance": found["chance"]})
+            self.row(row | {f"knn_{name}": found[name] for name in ("top1", "chance", "majority", "balanced")})
         self.accelerator.wait_for_everyone()
         self.began += time.perf_counter() - paused
 

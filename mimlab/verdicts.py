@@ -53,22 +53,24 @@ def pooled(some):
 
 
 def results(runs):
-    """For `figures.evaluations.beside`: (protocol -> label -> values in percent, protocol -> chance)."""
+    """For `figures.evaluations.beside`: (protocol -> label -> values in percent, protocol -> `references`)."""
+    from mimlab.evals._result import references
+
     columns = found(runs)
     values = {column: {who: pooled(some) for who, some in by.items()} for column, by in columns.items()}
     chance = {
-        c: one["chance"]
-        for c, by in columns.items()
-        for some in by.values()
-        for one in some
-        if one.get("chance") is not None
+        c: references(one) for c, by in columns.items() for some in by.values() for one in some if references(one)
     }
     return values, chance
 
 
 def evaluations(runs):
-    """The same as rows of a table: one a label, mean of each protocol in percent, with its deviation over the values."""
-    values, _ = results(runs)
+    """The same as rows of a table: one a label, mean of each protocol in percent, with its deviation over the values.
+
+    Beside a top-1 stands the class-balanced one, where it is known; last what needs no skill.
+    """
+    values, chance = results(runs)
+    columns = found(runs)
     table = []
     for who in dict.fromkeys(name for by in values.values() for name in by):
         row = {"encoder": who}
@@ -76,7 +78,13 @@ def evaluations(runs):
             some = by.get(who, [])
             spread = f" ± {statistics.stdev(some):.1f}" if len(some) > 1 else ""
             row[f"{column} (%)"] = f"{statistics.mean(some):.1f}{spread} ({len(some)})" if some else "–"
+            balanced = [one["balanced"] for one in columns[column].get(who, []) if one.get("balanced") is not None]
+            if balanced:
+                row[f"{column}, class-balanced (%)"] = f"{statistics.mean(balanced):.1f}"
         table.append(row)
+    for name in dict.fromkeys(name for told in chance.values() for name in told):
+        row = {f"{column} (%)": f"{chance[column][name]:.1f}" for column in values if name in chance.get(column, {})}
+        table.append({"encoder": f"none: {name}"} | row)
     return table or [{"evaluations": "none of these runs has been evaluated; notebook 06 does"}]
 
 

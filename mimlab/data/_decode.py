@@ -199,6 +199,18 @@ def picture(file, background=(255, 255, 255), values=None, *, draft=None, told=N
         return image if told is not None and turned.size != tuple(told) == image.size else turned
 
 
+def measured(file):
+    """(width, height, whether its EXIF tag swaps them) of an image file, from its head. Raises `Unreadable`."""
+    with _reasons():
+        try:
+            with Image.open(file, formats=formats()) as image:
+                return *image.size, _orientation(image) in (5, 6, 7, 8) and image.format != "TIFF"
+        except Image.UnidentifiedImageError:
+            image, orientation = _opened(file)
+            height, width = image.array.shape[:2] if isinstance(image, Wide) else image.size[::-1]
+            return width, height, orientation in (5, 6, 7, 8)
+
+
 def upright(image, orientation):
     """A Pillow image turned by the number of an EXIF orientation; anything but 2 to 8 turns nothing."""
     turn = TURNS.get(orientation) if isinstance(orientation, int) else None

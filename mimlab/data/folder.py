@@ -71,12 +71,12 @@ def opened(split, *, path, label="label", split_column="split", holdout=0.2, tra
     """`Opened`, options as of `load`: the folder is looked through once for all that is asked of it."""
     if isinstance(holdout, bool) or not isinstance(holdout, (int, float)) or not 0 <= holdout < 1:
         raise Refused(f"holdout = {shown(holdout)} should be at least 0 and below 1 (0.2 keeps 20 % for testing)")
-    asked, path = path, _existing(path)
+    asked, path = path, existing(path)
     if path.is_dir():
         found = _scan(path)
         name, seen = contents(path, list(zip(found.files, found.states))), left_out(found.out)
     else:
-        with _zip(path) as pack:
+        with opened_zip(path) as pack:
             name, seen = cache.digest([(text(i.filename), i.file_size, i.CRC) for i in pack.infolist()]), {}
 
     def table():
@@ -113,7 +113,7 @@ class Members:
     """Opens files of a zip by place; each is read when it is asked for, and never more of it than `MEMBER` bytes."""
 
     def __init__(self, path, files):
-        self.pack, self.files = _zip(path), files
+        self.pack, self.files = opened_zip(path), files
 
     def __call__(self, k):
         return unpacked(self.pack, self.files[k])
@@ -132,7 +132,8 @@ def unpacked(pack, name, most=MEMBER):
         raise Unreadable(f"it cannot be unpacked ({error})") from None
 
 
-def _existing(path):
+def existing(path):
+    """The folder or zip on this machine; `Refused` for anything else."""
     if not isinstance(path, (str, os.PathLike)) or not str(path) or "\0" in str(path):
         raise Refused(f"path = {shown(path)} should be a folder, a .zip file, or the address of one")
     found = remote.here(path) if remote.away(path) else Path(os.fspath(path)).expanduser()
@@ -381,7 +382,8 @@ def _split_folders(path, parts, tops, train_split, test_split):
     )
 
 
-def _zip(path):
+def opened_zip(path):
+    """A `ZipFile`; `Refused` where it is none."""
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, ValueError, OverflowError, EOFError):
@@ -392,7 +394,7 @@ def members(path):
     """`Found` of a zip: its images, without folders, links and names that point outside."""
     out = {"suffix": Counter(), "hidden": 0, "system": [], "closed": [], "circle": [], "special": [], "empty": []}
     files = []
-    with _zip(path) as pack:
+    with opened_zip(path) as pack:
         for one in pack.infolist():
             parts, name = one.filename.split("/"), one.filename
             if one.is_dir():
@@ -422,7 +424,7 @@ def outside(name):
 
 def _index(path):
     """index.json of a zip: (columns, rows, names of all members), or None where there is none."""
-    with _zip(path) as pack:
+    with opened_zip(path) as pack:
         there = set(pack.namelist())
         if "index.json" not in there:
             return None

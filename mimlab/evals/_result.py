@@ -59,11 +59,28 @@ def _shared(values):
 
 
 def ranked(scores, truth):
-    """{"metric", "top1", "top5", "hits"} of class scores (Q, C) and labels (Q,); equal scores go to the lower class.
+    """What class scores (Q, C) are worth on labels (Q,), in percent: `top1`, `top5`, and what imbalance does to them.
 
-    `top1`, `top5` in percent; `hits`: bool (Q,), numpy. With fewer than five classes "top5" counts all of them.
+    `majority`: what always naming the commonest class of these labels reaches; `balanced`: the mean over the classes that
+    are there of each one's top-1. `metric`: "top1"; `hits`: bool (Q,), numpy. Equal scores go to the lower class; with fewer
+    than five classes "top5" counts all of them.
     """
     first = scores.argsort(dim=1, descending=True, stable=True)[:, :5]  # (Q, 5)
     hit = (first == truth[:, None]).cpu()
     top1, top5 = (100 * one.double().mean().item() for one in (hit[:, 0], hit.any(dim=1)))
-    return {"metric": "top1", "top1": top1, "top5": top5, "hits": hit[:, 0].numpy()}
+    return {"metric": "top1", "top1": top1, "top5": top5, **imbalance(hit[:, 0], truth), "hits": hit[:, 0].numpy()}
+
+
+def imbalance(hit, truth):
+    """`majority` and `balanced` in percent, as in `ranked`, of hits bool (Q,) and labels (Q,)."""
+    there, of, counts = np.unique(truth.cpu().numpy(), return_inverse=True, return_counts=True)
+    right = np.bincount(of, weights=hit.cpu().numpy(), minlength=len(there)) / counts
+    return {"majority": 100 * float(counts.max()) / len(truth), "balanced": 100 * float(right.mean())}
+
+
+def references(found):
+    """What a result's main number is to be compared with, name -> percent."""
+    told = {"chance": found.get("chance"), "most frequent class": found.get("majority")}
+    if found.get("metric", "top1") != "top1":
+        del told["most frequent class"]
+    return {name: value for name, value in told.items() if value is not None}

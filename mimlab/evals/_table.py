@@ -1,11 +1,13 @@
 """Results as the notebook shows them."""
 
+from mimlab.evals._result import references
+
 
 def side_by_side(results, cfg):
     """(rows of a table, values, chance) of what `evaluate` returned for a resolved `Evaluate`.
 
-    A row for each protocol and start; `values`: protocol -> start -> values over seeds, and `chance`: protocol -> percent, as
-    `figures.evaluations.beside` takes them. What was refused is a row with its reason.
+    A row for each protocol and start; `values`: protocol -> start -> values over seeds, and `chance`: protocol -> name ->
+    percent of what is no skill, as `figures.evaluations.beside` takes them. What was refused is a row with its reason.
     """
     every = results if cfg.evaluation == "all" else {cfg.name: results}
     rows, values, chance = [], {}, {}
@@ -22,11 +24,13 @@ def side_by_side(results, cfg):
                 "%": found["value"],
                 "95 % interval": f"{low:.1f} to {high:.1f}, over {found['interval_over']}",
                 "chance": found["chance"],
+                "most frequent class": found.get("majority"),
+                "balanced": found.get("balanced"),
                 "seeds": len(found["values"]),
                 "labels": found["train_images"],
                 "test images": found["test_images"],
             }
             rows.append(told)
             values.setdefault(f"{protocol}: {found['metric']}", {})[start] = found["values"]
-            chance[f"{protocol}: {found['metric']}"] = found["chance"]
+            chance[f"{protocol}: {found['metric']}"] = references(found)
     return rows, values, chance

@@ -55,6 +55,8 @@ def evaluate(
         "metric": "top1",
         "top1": statistics.mean(one["top1"] for one in found),
         "top5": statistics.mean(one["top5"] for one in found),
+        "majority": found[0]["majority"],
+        "balanced": statistics.mean(one["balanced"] for one in found),
         "hits": np.mean([one["hits"] for one in found], axis=0),
         "drawn": [one["top1"] for one in found],
         "protocol": f"fewshot {said}: logistic regression C=1, pool={pool}, {draws} draws",

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from mimlab.errors import Refused
 from mimlab.evals._labels import check
+from mimlab.evals._result import imbalance
 from mimlab.evals.knn import pooled
 
 AT = (1, 5, 10)
@@ -42,7 +43,7 @@ def precisions(gallery, labels, queries, truth, chunk=None):
 def evaluate(encoder, train, test, *, pool: Literal["mean", "cls"] = "mean", device=None, cache=None):
     """Test images as queries, training images as gallery: `map`, `recall@1`, `recall@5`, `recall@10` in percent, and more.
 
-    `chance` is the mean share of the gallery that has the query's class, which a random order's `map` tends to.
+    `majority` and `balanced` go with recall@1, the top-1 of the nearest neighbour (see `_result.ranked`). `chance` is the mean share of the gallery that has the query's class, which a random order's `map` tends to.
     """
     classes = check(train, test)
     if device is not None:
@@ -57,6 +58,7 @@ def evaluate(encoder, train, test, *, pool: Literal["mean", "cls"] = "mean", dev
         "map": 100 * average.mean().item(),
         "hits": average.numpy(),
         **{f"recall@{k}": 100 * (first < k).double().mean().item() for k in AT},
+        **imbalance(first < 1, truth),
         "protocol": f"retrieval pool={pool}",
         "frozen": True,
         "pool": pool,

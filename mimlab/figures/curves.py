@@ -245,7 +245,8 @@ GUESSES = {
     "revdet_accuracy": {"always the commoner answer": "revdet_majority"},
     "accuracy": {"most frequent class": "majority", "chance": "chance"},
     "teacher_entropy": {"uniform": "loss_uniform"},
-    "knn_top1": {"chance": "knn_chance"},
+    "knn_top1": {"most frequent class": "knn_majority", "chance": "knn_chance"},
+    "knn_balanced": {"chance": "knn_chance"},
 }
 
 

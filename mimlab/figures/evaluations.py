@@ -8,11 +8,14 @@ from plotly.subplots import make_subplots
 
 from mimlab.figures.style import COLOURS, TEMPLATE, empty, heading
 
+DASHES = (("dash", "dashed"), ("dot", "dotted"))
+
 
 def beside(results, chance=None, unit="%"):
     """Protocols side by side, a panel each: bars of means, points of seeds; one colour a label in all panels.
 
-    `results` is protocol -> label -> values over seeds, in [0, 100] for "%"; `chance` is protocol -> value, drawn dashed.
+    `results` is protocol -> label -> values over seeds, in [0, 100] for "%"; `chance` is protocol -> value, or
+    protocol -> name -> value, such as {"chance": 10, "most frequent class": 12}: drawn dashed, then dotted.
     A label that a protocol has not says "not evaluated": no value of another protocol takes its place.
     """
     labels = list(dict.fromkeys(str(label) for values in results.values() for label in values))[
@@ -45,10 +48,12 @@ def beside(results, chance=None, unit="%"):
                 marker={"color": "white", "size": 7, "line": {"color": "#222222", "width": 1.3}},
                 hovertemplate=f"%{{y}}<br>%{{x:.2f}} {unit}<extra>one seed</extra>", **at,
             )  # fmt: skip
-        if (chance or {}).get(protocol) is not None:
-            line = {"color": "#666666", "width": 1.2, "dash": "dash"}
-            figure.add_vline(x=chance[protocol], line=line, row=1, col=column)
-        said = "" if (chance or {}).get(protocol) is None else f"; dashed: chance, {chance[protocol]:.3g}"
+        told = (chance or {}).get(protocol)
+        told = {} if told is None else told if isinstance(told, dict) else {"chance": told}
+        for dash, value in zip(DASHES, told.values(), strict=False):
+            line = {"color": "#666666", "width": 1.2, "dash": dash[0]}
+            figure.add_vline(x=value, line=line, row=1, col=column)
+        said = "".join(f"; {dash[1]}: {name}, {v:.3g}" for dash, (name, v) in zip(DASHES, told.items(), strict=False))
         figure.update_xaxes(title_text=f"{unit}{said}", row=1, col=column)
     figure.update_xaxes(rangemode="tozero")
     figure.update_yaxes(type="category")

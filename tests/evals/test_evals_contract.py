@@ -48,6 +48,10 @@ def test_an_evaluation(name, run):
     hits = found.pop("hits")
     assert hits.shape == (len(test),) and hits.min() >= 0 and hits.max() <= 1
     assert found[found["metric"]] == pytest.approx(100 * hits.mean()) and found["chance"] == pytest.approx(10)
+    assert found["majority"] == pytest.approx(100 * np.bincount(test.labels).max() / len(test))
+    if found["metric"] == "top1":
+        each = [100 * hits[test.labels == label].mean() for label in np.unique(test.labels)]
+        assert found["balanced"] == pytest.approx(np.mean(each))
     assert (found["train_images"], found["test_images"]) == (len(train), len(test))
     assert found["protocol"].startswith(name) and isinstance(found["frozen"], bool)
     assert all(torch.equal(v, before[n]) for n, v in encoder.state_dict().items())

@@ -156,6 +156,7 @@ def test_evaluate_an_encoder_and_leave_it_as_it_was(training):
     assert result == {
         "metric": "top1", "top1": 100.0, "top5": 100.0, "k": 7, "temperature": 0.07, "pool": "mean", "frozen": True,
         "protocol": "knn k=7 T=0.07 pool=mean", "train_images": 60, "test_images": 31, "chance": pytest.approx(100 / 3),
+        "majority": pytest.approx(100 * 11 / 31), "balanced": 100.0,
     }  # fmt: skip
     assert encoder.training is training
     assert encoder.scale.requires_grad

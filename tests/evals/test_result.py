@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mimlab.evals._result import bounds, ranked, summary
+from mimlab.evals._result import bounds, ranked, references, summary
 
 
 def test_students_interval_over_seeds():
@@ -44,3 +44,13 @@ def test_ranked_counts_the_first_and_the_first_five():
     assert found["hits"].tolist() == [True, False, False]
     assert (found["top1"], found["top5"]) == pytest.approx((100 / 3, 200 / 3))
     assert ranked(torch.zeros(1, 3), torch.tensor([0]))["top1"] == 100  # equal scores: the lower class
+
+
+def test_a_long_tail_is_told_beside_its_accuracy():
+    truth = torch.tensor([0] * 97 + [1, 2, 2])
+    scores = torch.zeros(100, 4)
+    scores[:, 0] = 1  # always the commonest class
+    found = ranked(scores, truth)
+    assert (found["top1"], found["majority"]) == (97, 97) and found["balanced"] == pytest.approx(100 / 3)
+    assert references(found | {"chance": 25.0}) == {"chance": 25.0, "most frequent class": 97.0}
+    assert references({"metric": "map", "chance": 3.0, "majority": 97.0}) == {"chance": 3.0}

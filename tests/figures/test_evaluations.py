@@ -11,3 +11,9 @@ def test_protocols_have_panels_of_their_own():
     assert figure.layout.xaxis2.title.text == "%"
     assert [shape.x0 for shape in figure.layout.shapes] == [20.0]
     assert "no evaluations yet" in beside({}).layout.annotations[0].text
+
+
+def test_what_needs_no_skill_is_drawn_and_named():
+    figure = beside({"knn": {"mae": [40.0]}}, chance={"knn": {"chance": 25.0, "most frequent class": 97.4}})
+    assert figure.layout.xaxis.title.text == "%; dashed: chance, 25; dotted: most frequent class, 97.4"
+    assert [shape.x0 for shape in figure.layout.shapes] == [25.0, 97.4]
