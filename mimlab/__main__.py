@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from mimlab import config
+from mimlab import config, strict
 from mimlab.errors import Failed, Refused
 
 
@@ -181,11 +181,11 @@ def main(arguments=None):
         elif command == "detect":
             from mimlab.detection.training import train
 
-            print(json.dumps(train(read(config.Detect, given))["numbers"], indent=1))
+            print(strict.dumps(train(read(config.Detect, given))["numbers"], indent=1))
         else:
             from mimlab.evals import evaluate
 
-            print(json.dumps(evaluate(read(config.Evaluate, given)), indent=1))
+            print(strict.dumps(evaluate(read(config.Evaluate, given)), indent=1))
     except Refused as error:
         print(f"mimlab: {error}", file=sys.stderr)
         return 2

@@ -8,6 +8,7 @@ names. `timm` writes config.json and model.safetensors as `timm.models.save_for_
 import json
 import shutil
 
+from mimlab import strict
 from mimlab.errors import Refused
 from mimlab.settings import place
 
@@ -92,7 +93,7 @@ def timm_folder(encoder, folder):
     about = json.loads(path.read_text())
     for name in SOURCE:
         about["pretrained_cfg"].pop(name, None)
-    path.write_text(json.dumps(about, indent=1))
+    path.write_text(strict.dumps(about, indent=1))
     return ["config.json", "model.safetensors"]
 
 
@@ -119,7 +120,7 @@ def card(run, encoder, format, files, step, name):
         f"{cfg.seed}{'' if step is None else f', as it was at step {step}'}. It has no classifier.", "",
         f"Pixels in [0, 1], less the mean {mean}, over the deviation {std}.", "", "## Loading", "", *loading(format, files), "",
         "## Last line of the log", "", *table(last), "", "## Evaluations", "", *(scores(evaluations) or ["None yet."]), "",
-        "## Settings", "", "```json", json.dumps(recipe, indent=1), "```", "",
+        "## Settings", "", "```json", strict.dumps(recipe, indent=1), "```", "",
         f"Versions: {', '.join(f'{k} {v}' for k, v in config.get('versions', {}).items()) or 'unknown'}; commit "
         f"{config.get('commit', 'unknown')}; data fingerprint {config['data_fingerprint']}.", "",
     ]  # fmt: skip

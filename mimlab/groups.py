@@ -3,8 +3,7 @@
 What does not change the result (the folder, the name, the device, ...) tells no runs apart.
 """
 
-import json
-
+from mimlab import strict
 from mimlab.config import Pretrain
 from mimlab.run import Run
 
@@ -75,7 +74,7 @@ def members(runs):
         # a share of the images is drawn with the seed, so that its fingerprint is another for each
         drawn = settings.get("fraction", 1.0) < 1
         images = [config["images"], config.get("classes")] if drawn else config["data_fingerprint"]
-        found.setdefault(json.dumps([settings, images], sort_keys=True), []).append(run)
+        found.setdefault(strict.dumps([settings, images], sort_keys=True), []).append(run)
     together = []
     for some in found.values():
         prints = {}  # one seed draws one share of the same images: two shares are of other images
@@ -93,7 +92,7 @@ def seeds_of(run):
 
 
 def _key(settings, names):
-    return json.dumps([settings.get(name) for name in names], sort_keys=True)
+    return strict.dumps([settings.get(name) for name in names], sort_keys=True)
 
 
 def _said(name, value):

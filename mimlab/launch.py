@@ -1,7 +1,6 @@
 """`processes` or `nodes` > 1: children that train, followed through metrics.jsonl."""
 
 import importlib.util
-import json
 import os
 import signal
 import socket
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from mimlab import environment
+from mimlab import environment, strict
 from mimlab.errors import Failed, Refused, shown
 from mimlab.progress import Bar
 from mimlab.run import Run, write
@@ -64,7 +63,7 @@ def launch(cfg, run, report):
         )
     run.make()
     settings, log = run.path / "launch.json", run.path / "workers.log"
-    write(settings, json.dumps(cfg.dict()))
+    write(settings, strict.dumps(cfg.dict()))
     root = Path(importlib.util.find_spec("mimlab").origin).parent.parent
     threads = str(max(1, (os.cpu_count() or 1) // cfg.processes))
     env = (

@@ -1,5 +1,6 @@
 """What three methods use: patches, pixel statistics, positions, schedules, token counts."""
 
+import contextlib
 import math
 
 import torch
@@ -12,6 +13,25 @@ PIXELS = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
+
+
+@contextlib.contextmanager
+def exact(device):
+    """float32 in full on a torch `device`: without autocast, and on a GPU without TF32, which keeps as many bits as fp16."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        for part, name, full in tf32() if device.type == "cuda" else ():
+            stack.callback(setattr, part, name, getattr(part, name))
+            setattr(part, name, full)
+        yield
+
+
+def tf32():
+    """TF32's switches, of convolutions and of products, and what they say without it; torch 2.9 has others than before."""
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    if hasattr(products, "fp32_precision"):
+        return (convolutions.conv, "fp32_precision", "ieee"), (products, "fp32_precision", "ieee")
+    return (convolutions, "allow_tf32", False), (products, "allow_tf32", False)
 
 
 class Normalise(nn.Module):
@@ -145,7 +165,7 @@ def token_logs(ids, accuracy, vocab):
     return {
         "token_accuracy": accuracy,
         "token_majority": share.max(),
-        "token_uniform": torch.tensor(1.0 / vocab, device=ids.device),
+        "token_uniform": torch.full((), 1.0 / vocab, device=ids.device),
         "tokens_used": (counts > 0).float().sum(),
         "token_entropy_bits": -(share * share.clamp_min(1e-12).log2()).sum(),
     }

@@ -1,13 +1,12 @@
 """What a run writes while it trains: a line of metrics.jsonl every so often, k-NN probes, the state of the tokens."""
 
 import math
-import resource
 import sys
 import time
 
 import torch
 
-from mimlab import tokenizers
+from mimlab import peak, tokenizers
 from mimlab.evals import knn
 from mimlab.progress import Bar
 
@@ -23,6 +22,7 @@ class Log:
         self.steps, self.each, self.report = steps, each, report
         self.bar = Bar(steps, start, cfg.method) if accelerator.is_main_process else None
         self.pending, self.began, self.done = [], time.perf_counter(), start
+        peak.begin(accelerator.device)
         if report is not None and accelerator.is_main_process:
             for row in run.metrics():  # a curve that goes on shows what came before
                 report(row)
@@ -63,11 +63,17 @@ class Log:
                 "lr": float(f"{rate:.6g}"),
                 "images_per_s": round(speed, 1),
                 "seconds_left": round((self.steps - step) * self.cfg.batch_size / speed, 1),
-                "memory_mb": memory_mb(),
+                "memory_mb": self.memory_mb(),
             }
         )
         self.pending, self.done = [], step
         self.began = time.perf_counter()
+
+    def memory_mb(self):
+        """Peak memory of the run since it began or went on, of the process that has the largest."""
+        device = self.accelerator.device
+        own = torch.tensor(float(peak.peak(device)), device=device)
+        return round(float(self.accelerator.gather(own).max()))
 
     def row(self, row):
         if self.accelerator.is_main_process:
@@ -106,11 +112,3 @@ class Log:
     def close(self):
         if self.bar is not None:
             self.bar.close()
-
-
-def memory_mb():
-    """Peak memory: of the GPU where there is one, else of the process."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return round(torch.cuda.max_memory_allocated() / 2**20)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)

@@ -11,6 +11,7 @@ import html
 import json
 import re
 
+from mimlab import strict
 from mimlab.figures.tables import text
 
 MARK = '<meta name="generator" content="mimlab report">'
@@ -72,7 +73,7 @@ def plot(content, about=None):
     """A figure as a fragment that `library` draws: `content` is its plotly JSON as a dict; `about`: it in words."""
     content = {name: content[name] for name in ("data", "layout", "frames") if content.get(name)}
     layout, words = content.get("layout", {}), html.escape(about or describe(content))
-    inline = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")  # nothing inside can end the script
+    inline = strict.dumps(content, separators=(",", ":")).replace("<", "\\u003c")  # nothing inside can end the script
     width = f"width:{layout['width']}px;" if layout.get("width") else ""
     return (
         f'<div class="scroll"><div data-plotly role="img" aria-label="{words}" style="{width}height:{layout.get("height", 450)}px">'

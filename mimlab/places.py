@@ -9,6 +9,7 @@ import importlib
 import json
 import sys
 
+from mimlab import strict
 from mimlab.errors import Failed, Refused
 from mimlab.kernel import START
 
@@ -26,7 +27,7 @@ def places(kernel, name, cfg):
         return _places(cfg)
     from jupyter_core.utils import run_sync
 
-    values = json.dumps(cfg.dict(), default=str)
+    values = strict.dumps(cfg.dict(), default=str)
     try:
         said = run_sync(_asked)(kernel, f"__import__('mimlab.places').places.answer({name!r}, {values!r})")
     except DeadKernelError:
@@ -36,7 +37,7 @@ def places(kernel, name, cfg):
 
 def answer(name, values):
     """What the kernel says to `places`, as JSON."""
-    return json.dumps(_places(getattr(importlib.import_module("mimlab.config"), name).read(json.loads(values))))
+    return strict.dumps(_places(getattr(importlib.import_module("mimlab.config"), name).read(json.loads(values))))
 
 
 def _places(cfg):

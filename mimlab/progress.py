@@ -17,7 +17,9 @@ class Bar:
             self.bar = tqdm(total=steps, initial=start, desc=title, unit="step")
 
     def show(self, row):
-        text = {k: f"{row[k]:.4g}" for k in ("epoch", "loss", "images_per_s", "knn_top1", "top1") if k in row}
+        text = {
+            k: f"{row[k]:.4g}" for k in ("epoch", "loss", "images_per_s", "knn_top1", "top1") if row.get(k) is not None
+        }
         if self.bar is not None:
             self.bar.update(row["step"] - self.bar.n)
             self.bar.set_postfix(text)

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from mimlab import remote
+from mimlab import remote, strict
 from mimlab.config import Pretrain
 from mimlab.errors import Refused
 from mimlab.settings import place
@@ -92,7 +92,7 @@ class Run:
             return
         about = {"settings": settings, "data_fingerprint": data.fingerprint, "images": len(data)}
         about |= {"classes": data.classes, "timm": spec}
-        write(self.path / "config.json", json.dumps(about | {"versions": versions(), "commit": commit()}, indent=1))
+        write(self.path / "config.json", strict.dumps(about | {"versions": versions(), "commit": commit()}, indent=1))
 
     @contextlib.contextmanager
     def lock(self):
@@ -155,13 +155,13 @@ class Run:
 
     def append(self, row):
         with open(self.path / "metrics.jsonl", "a") as handle:
-            handle.write(json.dumps(row) + "\n")
+            handle.write(strict.dumps(row) + "\n")
 
     def forget_after(self, step):
         """Drop rows beyond the checkpoint that training goes on from."""
         rows = [row for row in self.metrics() if row["step"] <= step]
         if (self.path / "metrics.jsonl").exists():
-            write(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+            write(self.path / "metrics.jsonl", "".join(strict.dumps(row) + "\n" for row in rows))
 
     # checkpoints
 

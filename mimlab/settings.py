@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import json
 import math
 import os
 import re
@@ -14,7 +13,7 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
-from mimlab import remote, yaml_text
+from mimlab import remote, strict, yaml_text
 from mimlab.errors import Refused, shown
 from mimlab.find import closest, label
 
@@ -96,7 +95,7 @@ def plain(value):
     """A Python literal in the house style: double quotes."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{plain(name)}: {plain(item)}" for name, item in value.items()) + "}"
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+    return strict.dumps(value) if isinstance(value, str) else repr(value)
 
 
 def coerce(name, value, kind):

@@ -1,10 +1,10 @@
 """Evaluations of several runs, each protocol by itself, and whether a difference is more than noise."""
 
-import json
 import math
 import statistics
 from itertools import combinations
 
+from mimlab import strict
 from mimlab.groups import flat, groups
 
 SURE = 0.95  # confidence of a verdict
@@ -30,7 +30,7 @@ def found(runs):
     for label, start, title, way, result in read:
         ways = [other for _, _, same, other, _ in read if same == title]
         options = sorted({option for other in ways for option in other})
-        differ = [o for o in options if len({json.dumps(other.get(o)) for other in ways}) > 1]
+        differ = [o for o in options if len({strict.dumps(other.get(o)) for other in ways}) > 1]
         column = ", ".join([title, *(f"{o.split('.')[-1]} {way.get(o, 'default')}" for o in differ)])
         who = label if start.startswith("after ") else f"{label}, {start}"
         columns.setdefault(column, {}).setdefault(who, []).append(result)

@@ -9,10 +9,12 @@ from mimlab import encoders
 from mimlab.layers import (
     Normalise,
     decay_groups,
+    exact,
     patchify,
     resize_positions,
     schedule,
     sincos_2d,
+    tf32,
     token_logs,
     unpatchify,
 )
@@ -123,3 +125,17 @@ def test_token_logs_by_hand():
     assert float(logs["token_accuracy"]) == 0.5 and float(logs["token_majority"]) == 0.5
     assert float(logs["tokens_used"]) == 3 and float(logs["token_uniform"]) == 0.25
     assert float(logs["token_entropy_bits"]) == pytest.approx(1.5)
+
+
+def test_exact_switches_tf32_off_on_a_gpu_alone_and_puts_it_back():
+    def switches():
+        return [getattr(part, name) for part, name, _ in tf32()]
+
+    before = switches()
+    with exact(torch.device("cuda")):
+        assert switches() == [full for *_, full in tf32()]
+    with exact(torch.device("cpu")), torch.autocast("cpu", torch.bfloat16):
+        assert switches() == before
+        with exact(torch.device("cpu")):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    assert switches() == before

@@ -8,7 +8,8 @@ import torch
 
 from mimlab.run import commit, versions
 
-SQUARE = 2048
+SQUARE = {"cpu": 2048}  # rows of the square product; where there are more cores than a CPU has, `LARGE`
+LARGE = 8192
 
 
 def about():
@@ -47,12 +48,13 @@ def others():
 
 
 class Square:
-    """A square product, whose best rate over the rounds is what this machine can do: `flops` of one `run`."""
+    """A square product, whose best rate over the rounds is what this machine can do in a precision: `flops` of one `run`."""
 
-    def __init__(self, device):
-        generator = torch.Generator(device).manual_seed(0)
-        self.flops = 2 * SQUARE**3
-        self.a, self.b = (torch.randn(SQUARE, SQUARE, generator=generator, device=device) for _ in range(2))
+    def __init__(self, device, precision="no"):
+        generator, size = torch.Generator(device).manual_seed(0), SQUARE.get(torch.device(device).type, LARGE)
+        kind = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.flops = 2 * size**3
+        self.a, self.b = (torch.randn(size, size, generator=generator, device=device).to(kind) for _ in range(2))
         self.out = torch.empty_like(self.a)
 
     def run(self):

@@ -7,16 +7,15 @@ optimiser state, one batch, and what forward keeps for backward.
 
 import json
 import os
-import resource
 import subprocess
 import sys
-from pathlib import Path
 
+from mimlab import strict
 from mimlab.errors import Failed
 from mimlab.heap import trim
+from mimlab.peak import begin, peak, resident
 
 STEPS = 2  # from the second on, the optimiser's state is there
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def ask(cfg, who, threads, fused=False):
@@ -25,7 +24,7 @@ def ask(cfg, who, threads, fused=False):
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "mimlab.bench.memory"],
-        input=json.dumps(given),
+        input=strict.dumps(given),
         capture_output=True,
         text=True,
         env=environment,
@@ -55,14 +54,11 @@ def child(given):
     steps(build(cfg.replace(**tiny(cfg)), who, started, given["fused"])[0], clock)
     trim()
     imports = resident()
-    CLEAR.write_text("5") if CLEAR.exists() else None  # the peak begins anew
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    begin(started.device)
     with memory(who):
         steps(build(cfg, who, started, given["fused"])[0], clock)
-    if started.device.type == "cuda":
-        return {"peak_mb": torch.cuda.max_memory_allocated() / 2**20, "imports_mb": 0.0}
-    return {"peak_mb": peak() - imports, "imports_mb": imports}
+    imports = 0.0 if started.device.type == "cuda" else imports
+    return {"peak_mb": peak(started.device) - imports, "imports_mb": imports}
 
 
 def tiny(cfg):
@@ -76,22 +72,5 @@ def steps(case, clock):
         case.step(clock)
 
 
-def resident():
-    """Resident memory of this process now, in MiB."""
-    return field("VmRSS") if STATUS.exists() else peak()
-
-
-def peak():
-    """The largest that it was, in MiB, since `CLEAR` where there is one."""
-    if STATUS.exists():
-        return field("VmHWM")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def field(name):
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) / 1024
-
-
 if __name__ == "__main__":
-    print(json.dumps(child(json.load(sys.stdin))))
+    print(strict.dumps(child(json.load(sys.stdin))))

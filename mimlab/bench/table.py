@@ -1,8 +1,9 @@
 """Rows as people read them, and as a file."""
 
-import json
 import os
 from pathlib import Path
+
+from mimlab import strict
 
 COLUMNS = {
     "who": ("who", "{}"),
@@ -73,5 +74,5 @@ def write(path, result):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(json.dumps(result, indent=1) + "\n")
+    aside.write_text(strict.dumps(result, indent=1) + "\n")
     os.replace(aside, path)

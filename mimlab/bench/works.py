@@ -56,7 +56,7 @@ def around(say, cfg, threads, clock="wall"):
     """
     started = prepared(cfg, threads)
     ours, timer = Ours(cfg, started), Clock(started.device, clock)
-    replay, square, turn = Replay(products(ours), started.device), Square(started.device), 0
+    replay, square, turn = Replay(products(ours), started.device), Square(started.device, cfg.precision), 0
 
     def waited(run):
         run()

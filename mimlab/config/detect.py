@@ -1,9 +1,9 @@
 """One transfer to detection or segmentation."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 
+from mimlab import strict
 from mimlab.config.device import check_device
 from mimlab.errors import Refused
 from mimlab.find import check_options, closest, find
@@ -100,7 +100,7 @@ class Detect(Settings):
 
     def _digest(self, left_out):
         kept = {name: value for name, value in self.dict().items() if name not in left_out}
-        return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=3).hexdigest()
+        return hashlib.blake2b(strict.dumps(kept, sort_keys=True).encode(), digest_size=3).hexdigest()
 
     def folder(self):
         """Where results are: `out` / task-init-data-seed-hash, or `out` / `run`."""

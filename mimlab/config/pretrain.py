@@ -4,11 +4,10 @@
 """
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mimlab import preset
+from mimlab import preset, strict
 from mimlab.config.device import check_compiler, check_device
 from mimlab.errors import Refused
 from mimlab.find import check_options, find, label, options
@@ -283,7 +282,7 @@ class Pretrain(Settings):
     def fingerprint(self):
         """Six hex digits of everything that the result depends on."""
         kept = {name: value for name, value in self.dict().items() if name not in self.FREE}
-        return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=3).hexdigest()
+        return hashlib.blake2b(strict.dumps(kept, sort_keys=True).encode(), digest_size=3).hexdigest()
 
     def folder(self):
         """Where the run lives: `out` / method-encoder-data-seed-hash, or `out` / `run`."""

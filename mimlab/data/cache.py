@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageColor
 
-from mimlab import data
+from mimlab import data, strict
 from mimlab.data._decode import SAMPLES, Unreadable, Values, decode
 from mimlab.data._listed import listed, some, text
 from mimlab.errors import Refused, shown
@@ -41,7 +41,7 @@ def digest(*parts):
     """A 32-digit hex text of texts, numbers, bytes and dicts."""
     state = hashlib.blake2b(digest_size=16)
     for part in parts:
-        raw = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=str).encode()
+        raw = part if isinstance(part, bytes) else strict.dumps(part, sort_keys=True, default=str).encode()
         state.update(len(raw).to_bytes(8) + raw)
     return state.hexdigest()
 
@@ -206,7 +206,7 @@ def _write(aside, found, size, background, unreadable, values):
     meta |= {"classes": None if labels is None else found.classes}
     meta |= {"about": _about(found, len(rows), skipped, seen, values)}
     with open(aside / "meta.json", "w", encoding="utf-8") as file:
-        file.write(json.dumps(meta))
+        file.write(strict.dumps(meta))
         file.flush()
         os.fsync(file.fileno())
 

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader, Dataset
 
-from mimlab import environment
+from mimlab import environment, strict
 from mimlab.detection import data, start
 from mimlab.detection.recipes import DROPS
 from mimlab.distributed import generator_for, mine, rank, world
@@ -256,5 +256,5 @@ def _train(cfg, run, report):
         "versions": versions(),
     }
     (run.path / "evals").mkdir(exist_ok=True)
-    write(run.path / "evals" / f"{cfg.task}.json", json.dumps(found, indent=1))
+    write(run.path / "evals" / f"{cfg.task}.json", strict.dumps(found, indent=1))
     return found

@@ -7,10 +7,9 @@ dict has `metric`, the name of its main number; that number; `hits`, numpy (Q,) 
 `device`, `pool` (the method's) and `cache` (a folder for features).
 """
 
-import json
 import time
 
-from mimlab import data
+from mimlab import data, strict
 from mimlab.config import Evaluate
 from mimlab.data.cache import digest
 from mimlab.errors import Refused
@@ -63,7 +62,7 @@ class Progress:
         row |= {"evaluation": name}
         self.bar.show(row)
         with open(self.log, "a") as handle:
-            handle.write(json.dumps(row) + "\n")
+            handle.write(strict.dumps(row) + "\n")
         if self.report is not None:
             self.report(row)
 
@@ -114,7 +113,7 @@ def _one(cfg, run, progress):
     whole["seconds"] = round(earlier + time.perf_counter() - began, 2)  # of all that the result is made of
     whole["seconds_each"] = {name: round(spent[trained], 2) for trained, name in names.items()}
     whole |= {"config": cfg.dict(), "versions": versions()}
-    write(run.path / "evals" / f"{cfg.name}.json", json.dumps(whole, indent=1))
+    write(run.path / "evals" / f"{cfg.name}.json", strict.dumps(whole, indent=1))
     kept.done()
     return results
 

@@ -6,12 +6,11 @@ and the file is renamed when complete: neither writing nor reading needs the fea
 """
 
 import contextlib
-import json
 import os
 
 import torch
 
-from mimlab import data
+from mimlab import data, strict
 from mimlab.checkpoints import read_safetensors
 from mimlab.data.augment import Augment
 from mimlab.data.cache import digest
@@ -107,7 +106,7 @@ def _header(file, part, rows):
         shape = [rows, *value.shape[1:]]
         about[name] = {"dtype": TYPES[value.dtype], "shape": shape, "data_offsets": [offset, offset + size]}
         offset += size
-    text = json.dumps(about).encode()
+    text = strict.dumps(about).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     return {name: 8 + len(text) + one["data_offsets"][0] for name, one in about.items()}

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 
+from mimlab import strict
 from mimlab.data.cache import digest
 from mimlab.run import write
 
@@ -27,7 +28,7 @@ class Seeds:
 
     def put(self, seed, start, found):
         self.found[f"{seed} {start}"] = found | {"hits": np.asarray(found["hits"], float).round(6).tolist()}
-        write(self.path, json.dumps({"key": self.key, "found": self.found}))
+        write(self.path, strict.dumps({"key": self.key, "found": self.found}))
 
     def done(self):
         self.path.unlink(missing_ok=True)

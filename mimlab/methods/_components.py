@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from mimlab.layers import exact
+
 
 class Components(nn.Module):
     """The `count` largest principal components of vectors of `size` values, all zero until `fit`.
@@ -29,10 +31,10 @@ class Components(nn.Module):
 
     def forward(self, vectors):
         """Coefficients of vectors (..., size): (..., count), in float32 whatever autocast says."""
-        with torch.autocast(vectors.device.type, enabled=False):
+        with exact(vectors.device):
             return (vectors.float() - self.mean) @ self.basis.T
 
     def back(self, coefficients):
         """The vectors (..., size) of coefficients (..., count): what other components had is their mean."""
-        with torch.autocast(coefficients.device.type, enabled=False):
+        with exact(coefficients.device):
             return coefficients.float() @ self.basis + self.mean

@@ -105,7 +105,7 @@ class BEiT(Method):
             where = hidden_ids(mask, mask.shape[1] - batch.visible)
             hidden, targets = self.encode(batch.images, mask, where).flatten(0, 1), ids.gather(1, where).flatten()
         loss, accuracy = token_loss(self.head, hidden, targets)
-        uniform = torch.tensor(math.log(self.tokenizer.vocab), device=loss.device)
+        uniform = torch.full((), math.log(self.tokenizer.vocab), device=loss.device)
         logs = {"loss_uniform": uniform} | token_logs(ids, accuracy, self.tokenizer.vocab)
         return Output(loss, logs, hidden)
 

@@ -223,7 +223,7 @@ class CAE(Method):
             align = F.mse_loss(predicted.float(), self.latents(batch.images, mask, hidden).float())
             loss = loss + self.align_weight * align
             logs["loss_align"] = align.detach()
-        logs["loss_uniform"] = torch.tensor(math.log(self.tokenizer.vocab), device=loss.device)
+        logs["loss_uniform"] = torch.full((), math.log(self.tokenizer.vocab), device=loss.device)
         return Output(loss, logs | token_logs(ids, accuracy, self.tokenizer.vocab), decoded)
 
     def judge(self, images, mask):

@@ -210,7 +210,7 @@ class CIM(Method):
         prediction, replaced = self.enhance(made.images), made.tokens != ids
         logs = {
             "loss_generator": made.loss.detach(),
-            "loss_uniform": torch.tensor(math.log(self.tokenizer.vocab), device=made.loss.device),
+            "loss_uniform": torch.full((), math.log(self.tokenizer.vocab), device=made.loss.device),
             "replaced": replaced.float().mean(),
         }
         if self.objective == "revdet":

@@ -173,7 +173,7 @@ class DINO(Method):
         uniform = math.log(targets.shape[2])
         entropy, share = entropies(targets).mean(), targets.exp().mean(dim=(0, 1)).max()
         return {
-            "loss_uniform": torch.tensor(uniform, device=loss.device),
+            "loss_uniform": torch.full((), uniform, device=loss.device),
             "teacher_entropy": entropy,
             "student_entropy": entropies(guesses).mean(),
             "kl": loss - entropy,

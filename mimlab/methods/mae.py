@@ -172,7 +172,7 @@ class MAE(Method):
         if self.predicted == "tokens":
             ids = self.target(batch.images)
             loss, accuracy = token_loss(self.head, found.flatten(0, 1), ids.gather(1, missing).flatten())
-            uniform = torch.tensor(math.log(self.tokenizer.vocab), device=loss.device)
+            uniform = torch.full((), math.log(self.tokenizer.vocab), device=loss.device)
             logs = {"loss_uniform": uniform} | token_logs(ids, accuracy, self.tokenizer.vocab)
             return Output(loss, logs, found)
         prediction = self.head(found)

@@ -224,7 +224,7 @@ class SplitMask(Method):
             a, b = (torch.cat([shown, hidden], dim=1).mean(dim=1) for _, hidden, shown in branches)
             match, accuracy = info_nce(a, b, self.temperature, **self.pairs)
             loss = loss + self.match_weight * match
-            chance = torch.tensor(1.0 / (len(a) * world()), device=a.device)
+            chance = torch.full((), 1.0 / (len(a) * world()), device=a.device)
             logs |= {"loss_match": match.detach(), "match_accuracy": accuracy, "match_chance": chance}
         return Output(loss, logs, missed)
 
@@ -238,7 +238,7 @@ class SplitMask(Method):
 
     def inpaint_logs(self, ids, accuracy, loss):
         vocab = self.tokenizer.vocab
-        uniform = torch.tensor(math.log(vocab), device=loss.device)
+        uniform = torch.full((), math.log(vocab), device=loss.device)
         return {"loss_inpaint": loss.detach(), "loss_uniform": uniform} | token_logs(ids, accuracy, vocab)
 
     def predict(self, images, mask):

@@ -94,6 +94,6 @@ class Supervised(Method):
         counts = counts.scatter_add_(0, labels, torch.ones_like(labels, dtype=counts.dtype))
         return {
             "accuracy": (logits.argmax(dim=1) == labels).float().mean(),
-            "chance": torch.tensor(1 / self.classes, device=labels.device),
+            "chance": torch.full((), 1 / self.classes, device=labels.device),
             "majority": counts.max() / len(labels),
         }

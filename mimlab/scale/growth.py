@@ -1,7 +1,6 @@
 """A data set against its number of images: opening it, a subset, the first batch of an epoch, neighbours."""
 
 import contextlib
-import json
 import os
 import tempfile
 import time
@@ -9,7 +8,7 @@ import time
 import numpy as np
 import torch
 
-from mimlab import data
+from mimlab import data, strict
 from mimlab.batches import Batches
 from mimlab.config import Pretrain
 from mimlab.data import cache
@@ -46,7 +45,7 @@ def written(count, size, classes=CLASSES):
     labels = np.random.default_rng(0).integers(0, classes, count)
     np.save(place / "labels.npy", labels)
     meta = {"labelled": True, "classes": [str(k) for k in range(classes)], "skipped": []}
-    (place / "meta.json").write_text(json.dumps(meta))
+    (place / "meta.json").write_text(strict.dumps(meta))
     return given
 
 

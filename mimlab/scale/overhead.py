@@ -9,12 +9,11 @@ import argparse
 import collections
 import contextlib
 import functools
-import json
 import sys
 import tempfile
 import time
 
-from mimlab import train
+from mimlab import strict, train
 from mimlab.batches import Batches
 from mimlab.config import Pretrain
 from mimlab.log import Log
@@ -101,7 +100,7 @@ def main(arguments=None):
     parser.add_argument("--steps", type=int, default=STEPS, help=f"trained here (default: {STEPS})")
     given = parser.parse_args(arguments)
     for row in shares(Pretrain.read(dict(given.parameter)), given.steps):
-        print(json.dumps(row))
+        print(strict.dumps(row))
 
 
 if __name__ == "__main__":

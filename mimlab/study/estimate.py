@@ -3,6 +3,7 @@
 import json
 import statistics
 
+from mimlab import strict
 from mimlab.config import Pretrain
 from mimlab.errors import Refused
 from mimlab.settings import place
@@ -61,7 +62,7 @@ class Measured:
 
 
 def _key(settings, names):
-    return json.dumps([settings.get(name) for name in names], sort_keys=True)
+    return strict.dumps([settings.get(name) for name in names], sort_keys=True)
 
 
 def _data(settings):

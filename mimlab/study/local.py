@@ -1,7 +1,6 @@
 """N workers at a time on this machine, each with its share of the cores."""
 
 import importlib.util
-import json
 import os
 import signal
 import subprocess
@@ -9,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from mimlab import strict
 from mimlab.errors import Refused
 from mimlab.study.worker import ELSEWHERE
 
@@ -18,7 +18,7 @@ PATIENCE = 120.0  # s for workers to save and end after Ctrl-C; a second Ctrl-C 
 
 def command(job, retry=False):
     """What executes a job, here or on a cluster."""
-    return [sys.executable, "-m", "mimlab.study.worker", json.dumps(job.dict()), *(["--retry"] if retry else [])]
+    return [sys.executable, "-m", "mimlab.study.worker", strict.dumps(job.dict()), *(["--retry"] if retry else [])]
 
 
 def environment(threads):

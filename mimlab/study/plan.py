@@ -6,12 +6,12 @@ configured alike is one task, in this study and in every other with the same `ou
 
 import dataclasses
 import hashlib
-import json
 import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mimlab import strict
 from mimlab.config import Evaluate, Pretrain
 from mimlab.config.evaluate import FILLED
 from mimlab.errors import Refused, shown
@@ -115,7 +115,7 @@ def untrained(combined, evaluations):
         kept = {name: settings[name] for name in KEPT if name in settings}
         matters = {name: value for name, value in kept.items() if name not in free}
         said = {name: value for name, value in varied.items() if name.partition(".")[0] in {*KEPT} - {*free}}
-        found.setdefault(json.dumps(matters, sort_keys=True), (kept | UNTRAINED, {"method": "none"} | said))
+        found.setdefault(strict.dumps(matters, sort_keys=True), (kept | UNTRAINED, {"method": "none"} | said))
     return list(found.values())
 
 
@@ -139,7 +139,7 @@ def evaluation(spec, given):
 
 
 def _pretrain(spec, settings, evaluations, known):
-    key = json.dumps({name: value for name, value in settings.items() if name != "seed"}, sort_keys=True)
+    key = strict.dumps({name: value for name, value in settings.items() if name != "seed"}, sort_keys=True)
     if key not in known:  # a seed changes nothing that is checked
         known[key] = Pretrain.read(settings).resolved()
     cfg = known[key].replace(seed=Pretrain.read(settings).seed)
@@ -176,7 +176,7 @@ def _notebook(spec, settings):
 
 def digest(content):
     """Six hex digits of anything that JSON can hold."""
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=3).hexdigest()
+    return hashlib.blake2b(strict.dumps(content, sort_keys=True).encode(), digest_size=3).hexdigest()
 
 
 def _plain(varied):

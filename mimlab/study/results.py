@@ -11,6 +11,7 @@ import csv
 import io
 import json
 
+from mimlab import strict
 from mimlab.run import Run
 from mimlab.study.state import FAILED, clock, failure, job_state, mark, save, task_state
 
@@ -113,7 +114,7 @@ def _evaluation(task):
 
 def _plain(value):
     """A dict or list as JSON, so that a table can hold it."""
-    return json.dumps(value) if isinstance(value, (dict, list)) else value
+    return strict.dumps(value) if isinstance(value, (dict, list)) else value
 
 
 def rebuild(folder, jobs):
@@ -153,7 +154,7 @@ def _value(name, text):
 def keep(folder, spec, jobs):
     """Write grid.json: the jobs as they were planned last, for whoever looks without planning anew."""
     content = {"name": spec.name, "scale": spec.scale, "about": spec.about, "jobs": [job.dict() for job in jobs]}
-    save(folder, GRID, json.dumps(content, indent=1))
+    save(folder, GRID, strict.dumps(content, indent=1))
 
 
 def planned(folder):

@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+from mimlab import strict
 from mimlab.errors import Failed, Refused
 from mimlab.run import Run, write
 from mimlab.study.plan import Job
@@ -57,7 +58,7 @@ def work(job, retry=False, asked=None):
                 if not isinstance(error, Killed):
                     record = {"said": str(error) or type(error).__name__, "error": type(error).__name__}
                     task.path.mkdir(parents=True, exist_ok=True)
-                    write(task.path / FAILED, json.dumps(record | {"parameters": task.parameters}, indent=1))
+                    write(task.path / FAILED, strict.dumps(record | {"parameters": task.parameters}, indent=1))
                 if task.kind == "pretrain" and not Run(task.path).finished:
                     return code
             else:
@@ -77,7 +78,7 @@ def _execute(task, began):
         raise
     if task.kind == "notebook":
         seconds = round(time.perf_counter() - began, 1)
-        write(task.path / RESULT, json.dumps({"parameters": task.parameters, "seconds": seconds}, indent=1))
+        write(task.path / RESULT, strict.dumps({"parameters": task.parameters, "seconds": seconds}, indent=1))
 
 
 def _free(lock):

@@ -5,7 +5,7 @@ from torch.nn.functional import normalize
 
 from mimlab.errors import Refused
 from mimlab.find import closest
-from mimlab.layers import PIXELS, patchify, unpatchify
+from mimlab.layers import PIXELS, exact, patchify, unpatchify
 from mimlab.tokenizers._base import Base, resize
 
 NORMALISE = ("imagenet", "none")
@@ -35,7 +35,7 @@ class PatchTokenizer(Base):
 
     @torch.no_grad()
     def forward(self, images, grid):
-        with torch.autocast(images.device.type, enabled=False):  # half precision would change tokens
+        with exact(images.device):  # half precision would change tokens
             x = patchify(resize(images.float(), grid, self.patch), self.patch)  # (B, N, D)
             return nearest(self.vectors(x.flatten(0, 1)), self.codebook).view(x.shape[:2])
 
@@ -89,7 +89,7 @@ class PatchTokenizer(Base):
 def _statistics(patches):
     """ImageNet's mean and standard deviation for every value of a patch: two (D,)."""
     each = patches.shape[1] // 3
-    return (patches.new_tensor(values).repeat_interleave(each) for values in PIXELS["imagenet"])
+    return (torch.cat([patches.new_full((each,), value) for value in values]) for values in PIXELS["imagenet"])
 
 
 def nearest(vectors, codebook):

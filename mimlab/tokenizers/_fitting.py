@@ -2,13 +2,13 @@
 
 import hashlib
 import inspect
-import json
 import os
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import interpolate
 
+from mimlab import strict
 from mimlab.errors import Refused
 from mimlab.find import check_options, find, options
 from mimlab.layers import patchify
@@ -35,7 +35,7 @@ def fitted(name, data, grid, image_size, vocab, patch, seed, **given):
     size = [image_size, image_size] if isinstance(image_size, int) else list(image_size)
     settings = {"grid": list(grid), "image_size": size, "vocab": vocab, "patch": patch, "seed": seed}
     settings |= {"options": options(kind) | given, "data": data.fingerprint, "code": _code(kind)}
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(strict.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     path = home() / "tokenizers" / f"{kind.__module__.rpartition('.')[2]}-{key}.safetensors"
     if path.exists():
         tokenizer.load_state_dict(load_file(path))

@@ -9,7 +9,7 @@ with 2x2 max-pooling after the first three; ReLU and a 1x1 convolution to one lo
 taken. Decoder: the reverse, with nearest-neighbour doubling; of its six channels the sigmoid of the first three is
 the picture, mapped back. The image is resized to 8 pixels a patch (112 for 14 x 14 patches, as BEiT does).
 
-Differs from the official code: all convolutions are float32, also on a GPU, where theirs are float16 but for the
+Differs from the official code: all convolutions are float32 in full, also on a GPU, where theirs are float16 but for the
 encoder's last and the decoder's first; tokens with close logits may differ there.
 """
 
@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate, max_pool2d, one_hot
 
 from mimlab.checkpoints import dalle as files
 from mimlab.errors import Refused
+from mimlab.layers import exact
 from mimlab.tokenizers import Base, resize, whole
 from mimlab.tokenizers._conv import Conv
 
@@ -150,7 +151,7 @@ class Tokenizer(Base):
 
     @torch.no_grad()
     def forward(self, images, grid):
-        with torch.autocast(images.device.type, enabled=False):  # half precision would change tokens
+        with exact(images.device):  # half precision would change tokens
             logits = self.encoder(map_pixels(resize(images.float(), grid, STRIDE)))  # (B, K, h, w)
             return logits.argmax(1).flatten(1)
 
@@ -165,7 +166,7 @@ class Tokenizer(Base):
         """The mean picture of the decoder for tokens (B, N, K), one-hot or probabilities: (B, 3, 8 h, 8 w)."""
         if not self.can_decode:
             raise Refused("dalle was made without a decoder; give tokenizer_args its file, such as decoder.pkl")
-        with torch.autocast(tokens.device.type, enabled=False):
+        with exact(tokens.device):
             statistics = self.decoder(tokens.float().transpose(1, 2).unflatten(2, grid))
             return unmap_pixels(statistics[:, :3].sigmoid())
 

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn.functional import pixel_shuffle
 
-from mimlab.layers import schedule
+from mimlab.layers import exact, schedule
 from mimlab.tokenizers import Base, chosen, distinct, highest, resize, scattered, whole
 from mimlab.tokenizers._conv import Conv
 from mimlab.tokenizers.kmeans import lloyd
@@ -112,7 +112,7 @@ class Tokenizer(Base):
 
     @torch.no_grad()
     def forward(self, images, grid):
-        with torch.autocast(images.device.type, enabled=False):  # half precision would change tokens
+        with exact(images.device):  # half precision would change tokens
             x = vectors(self.network.encode(resize(images.float(), grid, self.patch)))
             return nearest(x, self.codebook).view(len(images), -1)
 
@@ -125,7 +125,7 @@ class Tokenizer(Base):
     def picture(self, codes, grid):
         """What the decoder draws for code vectors (B, N, D): (B, 3, h * P, w * P) in [0, 1]."""
         z = codes.transpose(1, 2).unflatten(2, grid)
-        with torch.autocast(z.device.type, enabled=False):
+        with exact(z.device):
             return self.network.decode(z).clamp(0, 1)
 
     def fit(self, images, generator):

@@ -1,7 +1,6 @@
 """The training film to play: a slider over the steps, and an animation, with or without a kernel."""
 
 import base64
-import json
 from pathlib import Path
 
 import anywidget
@@ -9,6 +8,7 @@ import numpy as np
 import traitlets
 from PIL import Image
 
+from mimlab import strict
 from mimlab.errors import Refused
 from mimlab.figures import film as drawn
 from mimlab.viewers import embed
@@ -50,7 +50,7 @@ def state(film):
         pictures |= {
             name: [[_uri(one, side, kind) for one in some[at]] for at in places] for name, some in shown.items()
         }
-        if len(json.dumps(pictures)) <= BUDGET:
+        if len(strict.dumps(pictures)) <= BUDGET:
             break
     columns = [{"name": name, "about": ABOUT[name], "moves": name in shown} for name in pictures]
     left_out = len(film.steps) - len(places)

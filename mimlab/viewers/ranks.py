@@ -7,7 +7,6 @@ where the strategy cannot be drawn. Masks are bool (N,), True = hidden. Letters:
 
 import base64
 import inspect
-import json
 import re
 from decimal import Decimal
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from mimlab import find, masks
+from mimlab import find, masks, strict
 from mimlab.distributed import generator_for
 from mimlab.errors import Refused
 from mimlab.viewers.latest import line
@@ -155,7 +154,7 @@ def text(value):
         return format(Decimal(repr(value)), "f")  # Python goes over to 1e-05 earlier
     if isinstance(value, float):
         return re.sub(r"e([+-])0*", r"e\1", repr(value))  # 1e-07 there is 1e-7
-    return json.dumps(value, ensure_ascii=False)
+    return strict.dumps(value, ensure_ascii=False)
 
 
 def key(strategy, seed, args):

@@ -8,6 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mimlab import linear
+from mimlab.bench.machine import Square
 from mimlab.bench.products import Recorder, flops
 from mimlab.bench.replay import Replay
 
@@ -135,3 +136,9 @@ def test_operands_follow_each_other_through_memory():
     begun = replay.rings[torch.float32][0].place
     replay.run()
     assert begun == 0 and replay.rings[torch.float32][0].place == 2 * 64 * 64  # six pieces, the ring has room for four
+
+
+def test_the_machine_s_best_is_measured_in_the_precision_of_the_steps():
+    for precision, kind in (("no", torch.float32), ("bf16", torch.bfloat16)):
+        square = Square(torch.device("cpu"), precision)
+        assert square.out.dtype == kind and square.flops == 2 * len(square.a) ** 3

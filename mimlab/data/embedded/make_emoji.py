@@ -44,7 +44,7 @@ def main(font_file, table_file):
     index = {"columns": ["file", "label", "subcategory", "name"], "rows": rows}
     out = Path(__file__).parent / "emoji.zip"
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as pack:
-        for name, data in [*files, ("index.json", json.dumps(index, ensure_ascii=False).encode())]:
+        for name, data in [*files, ("index.json", json.dumps(index, ensure_ascii=False, allow_nan=False).encode())]:
             pack.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)  # fixed dates: same bytes each time
     print(len(rows), hashlib.sha256(out.read_bytes()).hexdigest(), out.stat().st_size)
 
