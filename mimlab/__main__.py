@@ -2,16 +2,41 @@
 
 import argparse
 import dataclasses
+import itertools
 import json
 import sys
 from pathlib import Path
 
 from mimlab import config, strict
-from mimlab.errors import Failed, Refused
+from mimlab.errors import Failed, Refused, one_line, shown
+
+DASHED = "\x1f"  # before a value that begins with a dash, so that argparse takes it for no flag
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, with errors of one line, and values that may begin with a dash, as in -p run -dash."""
+
+    def error(self, message):
+        said = f"{self.prog}: {message.replace(DASHED, '')}; {self.prog} --help tells what there is"
+        self.exit(2, f"{one_line(said)}\n")
+
+    def parse_known_args(self, args=None, namespace=None):
+        rest, found = iter(sys.argv[1:] if args is None else args), []
+        for one in rest:
+            found.append(one)
+            action = self._option_string_actions.get(one)
+            wanted = 0 if action is None else 1 if action.nargs is None else action.nargs
+            for value in itertools.islice(rest, wanted if isinstance(wanted, int) else 0):
+                flag = value.partition("=")[0] in self._option_string_actions
+                found.append(DASHED + value if value.startswith("-") and not flag else value)
+        return super().parse_known_args(found, namespace)
+
+    def _get_values(self, action, arg_strings):
+        return super()._get_values(action, [text.removeprefix(DASHED) for text in arg_strings])
 
 
 def parser():
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="mimlab", description="Masked image modelling: pre-train, look, evaluate; the same settings in notebooks."
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
@@ -143,8 +168,12 @@ def study(given):
 def read(settings, given):
     """Settings from flags, or from the json file of a parent process."""
     if "settings" in given:
-        with open(given.pop("settings")) as handle:
-            given = json.load(handle) | given
+        path = given.pop("settings")
+        try:
+            own = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise Refused(f"settings = {shown(path)} cannot be read ({error})") from None
+        given = own | given if isinstance(own, dict) else own
     return settings.read(given)
 
 

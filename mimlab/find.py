@@ -7,9 +7,9 @@ import inspect
 import pkgutil
 import sys
 import typing
-from types import CodeType, ModuleType, NoneType, SimpleNamespace
+from types import CellType, CodeType, ModuleType, NoneType, SimpleNamespace
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 
 
 def names(kind):
@@ -20,7 +20,8 @@ def names(kind):
 
 def closest(name, choices):
     """' (did you mean x?)' for the nearest of `choices`, or nothing where none is near."""
-    near = difflib.get_close_matches(str(name), [str(c) for c in choices], n=1, cutoff=0.5)
+    name = name[:200] if isinstance(name, str) else shown(name)
+    near = difflib.get_close_matches(name, [str(c) for c in choices], n=1, cutoff=0.5)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
@@ -34,24 +35,57 @@ def find(kind, name):
     if isinstance(name, (ModuleType, SimpleNamespace)):
         return name
     if callable(name) and kind == "masks":
-        return SimpleNamespace(rank=name, score=getattr(name, "score", None), __name__=name.__name__)
+        return SimpleNamespace(
+            rank=name, score=getattr(name, "score", None), __name__=getattr(name, "__name__", type(name).__name__)
+        )
     if isinstance(name, str) and " (function " in name:
         raise Refused(
-            f"{kind}: {name!r} was a function of a notebook cell, which a run cannot keep; pass the function again, "
+            f"{kind}: {shown(name)} was a function of a notebook cell, which a run cannot keep; pass the function again, "
             "or put it into a module of yours and give its dotted name"
         )
     if not isinstance(name, str) or not name:
-        raise Refused(f"{kind}: {name!r} is not a name; there are: {', '.join(names(kind))}")
+        raise Refused(f"{kind}: {shown(name)} is not a name; there are: {', '.join(names(kind))}")
     if "." in name:
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            raise Refused(f"{kind}: no module called {name!r} can be imported ({error})") from None
+        return _own(kind, name)
     full = f"mimlab.{kind}.{name}"
     known = full in sys.modules and not name.startswith("_")  # masks ask at every step; the folder need not be read
     if not known and name not in names(kind):
-        raise Refused(f"no {kind} called {name!r}{closest(name, names(kind))}; there are: {', '.join(names(kind))}")
+        raise Refused(
+            f"no {kind} called {shown(name)}{closest(name, names(kind))}; there are: {', '.join(names(kind))}"
+        )
     return importlib.import_module(full)  # not sys.modules[full], which another thread may have half done
+
+
+# what a file of each kind must define, of ours and of others
+DEFINES = {
+    "masks": "rank", "data": "load", "methods": "RECIPE", "tokenizers": "Tokenizer", "encoders": "create", "evals": "evaluate", "detection.data": "open",
+}  # fmt: skip
+
+
+def _own(kind, name):
+    """A module by its dotted name, imported, with what its kind defines. `Refused` for whatever goes wrong."""
+    if not all(part.isidentifier() for part in name.split(".")):
+        folder = f'; for a folder of images use data = folder with data_args = {{"path": {shown(name)}}}' * (
+            kind == "data"
+        )
+        raise Refused(
+            f"{kind}: {shown(name)} is no dotted name such as package.module, and no path is taken here{folder}; "
+            f"there are: {', '.join(names(kind))}"
+        )
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise Refused(f"{kind}: no module called {shown(name)} can be imported ({error})") from None
+    except (Exception, SystemExit) as error:  # whatever stands in it
+        where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        said = (error.msg if isinstance(error, SyntaxError) else str(error)) or "no word why"
+        raise Refused(f"{kind}: importing {shown(name)} raised {type(error).__name__}: {said}{where}") from None
+    defined = DEFINES.get(kind)
+    if defined and not hasattr(module, defined):
+        raise Refused(
+            f"{kind}: the module {shown(name)} defines no {defined}, as files of mimlab/{kind.replace('.', '/')} do"
+        )
+    return module
 
 
 def label(function):
@@ -59,7 +93,7 @@ def label(function):
     code = getattr(function, "__code__", None)
     parts = [type(function).__name__]
     if code is not None:
-        cells = [cell.cell_contents for cell in function.__closure__ or ()]
+        cells = [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]  # empty: not yet made
         values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items(), *cells]
         plain = [v for v in values if isinstance(v, (str, int, float, bool, tuple, type(None)))]
         parts = [code.co_code.hex(), code.co_names, _constants(code), plain]
@@ -74,7 +108,10 @@ def _constants(code):
 
 def options(function):
     """Keyword-only parameters of a function or class, name -> default."""
-    parameters = inspect.signature(function).parameters.values()
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError):  # of C code, nothing tells
+        return {}
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
@@ -101,7 +138,7 @@ def ranges(function):
     """Keyword-only parameters as name -> `Option`, from their annotations or else their defaults."""
     try:
         hints = typing.get_type_hints(function, include_extras=True)
-    except (NameError, TypeError):  # a user's annotation that is no type: the default tells
+    except Exception:  # a user's annotation that is no type: the default tells
         hints = {}
     return {name: _option(default, hints.get(name)) for name, default in options(function).items()}
 
@@ -140,12 +177,14 @@ def check_options(field, given, function, reserved=()):
     as a list. A value outside the annotated range or choices is refused too, with what would work.
     """
     if not isinstance(given, dict):
-        raise Refused(f"{field} = {given!r} is not a dict of options, such as {{}}")
+        raise Refused(f"{field} = {shown(given)} is not a dict of options, such as {{}}")
     functions = function if isinstance(function, (list, tuple)) else [function]
     known = {name: option for f in functions for name, option in ranges(f).items() if name not in reserved}
     for name, value in given.items():
         if name not in known:
-            raise Refused(f"{field}: no option {name!r}{closest(name, known)}; there are: {', '.join(known) or 'none'}")
+            raise Refused(
+                f"{field}: no option {shown(name)}{closest(name, known)}; there are: {', '.join(known) or 'none'}"
+            )
         _check_value(field, name, value, known[name])
 
 
@@ -154,12 +193,14 @@ def _check_value(field, name, value, option):
         return
     if option.choices and value not in option.choices:
         there = ", ".join(str(choice) for choice in option.choices)
-        raise Refused(f"{field}: {name} = {value!r} is unknown{closest(value, option.choices)}; there are: {there}")
+        raise Refused(
+            f"{field}: {name} = {shown(value)} is unknown{closest(value, option.choices)}; there are: {there}"
+        )
     if option.kind is bool and not option.mixed and not isinstance(value, bool):
-        raise Refused(f"{field}: {name} = {value!r} should be true or false")
+        raise Refused(f"{field}: {name} = {shown(value)} should be true or false")
     if option.low is None or (option.mixed and not isinstance(value, option.kind)):
         return  # what is left is the function's own business
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or (option.kind is int and value != int(value)) or not option.low <= value <= option.high:
         what = "a whole number" if option.kind is int else "a number"
-        raise Refused(f"{field}: {name} = {value!r} is not {what} from {option.low} to {option.high}")
+        raise Refused(f"{field}: {name} = {shown(value)} is not {what} from {option.low} to {option.high}")

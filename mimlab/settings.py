@@ -20,11 +20,12 @@ from mimlab.find import closest, label
 LONGEST = 1_000_000  # characters of a text: names of many runs with commas between them
 
 
-def setting(default, help):
-    """A field with its help line; a dict default is copied for each instance."""
+def setting(default, help, many=False):
+    """A field with its help line; a dict default is copied for each instance. `many`: its text is a list of names or numbers."""
+    metadata = {"help": help, "many": many}
     if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def place(folder):
@@ -47,7 +48,8 @@ class Settings:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             if not (isinstance(value, str) and not value and str in _kinds(f.type)):
-                object.__setattr__(self, f.name, coerce(f.name, value, f.type))  # they are frozen
+                found = coerce(f.name, value, f.type, f.metadata["many"])
+                object.__setattr__(self, f.name, found)  # they are frozen
 
     @classmethod
     def read(cls, source):
@@ -67,7 +69,13 @@ class Settings:
             near = difflib.get_close_matches(str(name)[:100], fields, n=1, cutoff=0.8)
             if not notebook or (scalar and near):
                 raise Refused(f"no parameter {shown(name)}{closest(name, fields)}; there are: {', '.join(fields)}")
-        return cls(**{name: coerce(name, source[name], f.type) for name, f in fields.items() if name in source})
+        return cls(
+            **{
+                name: coerce(name, source[name], f.type, f.metadata["many"])
+                for name, f in fields.items()
+                if name in source
+            }
+        )
 
     @classmethod
     def defaults(cls):
@@ -98,8 +106,10 @@ def plain(value):
     return strict.dumps(value) if isinstance(value, str) else repr(value)
 
 
-def coerce(name, value, kind):
+def coerce(name, value, kind, many=False):
     """`value` as the field type `kind`: text is parsed, 2.5 is no int, None only where the type allows it.
+
+    Text may be long only where it is a list of `many`, with commas.
 
     Numbers are finite, whole ones exact and within 64 bits; a dict is a copy of plain data (`data_only`). Raises `Refused`,
     whatever the value is and whatever its own methods do.
@@ -115,7 +125,7 @@ def coerce(name, value, kind):
         problems = []
         for wanted in (k for k in kinds if k is not type(None)):
             try:
-                return _as(name, value, wanted)
+                return _as(name, value, wanted, many)
             except (ValueError, TypeError, OverflowError) as error:
                 if isinstance(error, Refused):
                     raise
@@ -141,7 +151,7 @@ def _kinds(kind):
     return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
 
 
-def _as(name, value, wanted):
+def _as(name, value, wanted, many):
     """`value` as one type. ValueError or TypeError where it is none, with a word why where that helps."""
     if wanted is bool:
         text = str.__str__(value).strip().lower() if isinstance(value, str) else _scalar(value)
@@ -151,6 +161,8 @@ def _as(name, value, wanted):
     if wanted is Callable:
         if not callable(value):
             raise ValueError
+        for attribute in ("__name__", "__code__", "score"):  # one whose own methods raise is found out here
+            getattr(value, attribute, None)
         return value
     if wanted is dict:
         if isinstance(value, str):
@@ -164,7 +176,7 @@ def _as(name, value, wanted):
         value = value if isinstance(value, str) else _scalar(value)
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise ValueError
-        return _text(value) if isinstance(value, str) else str(_number(value))
+        return _text(value, many) if isinstance(value, str) else str(_number(value))
     return whole(value) if wanted is int else number(value)
 
 
@@ -225,7 +237,7 @@ def _number(value):
     return value
 
 
-def _text(value):
+def _text(value, many=False):
     """Text that can be a name: short enough between two slashes or commas, nothing that no file name can hold."""
     value = str.__str__(value)
     if len(value) > LONGEST:
@@ -236,7 +248,9 @@ def _text(value):
         whole = os.fsencode(value)
     except UnicodeEncodeError:
         raise ValueError("half a pair of UTF-16 can be in no name") from None
-    for path in whole.split(b",") if b"://" not in whole else ():
+    for path in whole.split(b",") if many else [whole]:
+        if b"://" in path and len(path) < 4000:
+            continue
         if len(path) > 4000 or any(len(part) > 255 for part in path.split(b"/")):
             raise ValueError("a file's name has at most 255 bytes, a path 4,000")
     return value

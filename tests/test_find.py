@@ -129,3 +129,28 @@ other.join()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", find.DEFINES)
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("../photos", "is no dotted name"), ("./mine.py", "is no dotted name"), (".", "is no dotted name"), ("..", "is no dotted name"), (".x", "is no dotted name"),
+        ("a..b", "is no dotted name"), ("a.b.", "is no dotted name"), ("/x/y.z", "is no dotted name"), ("a b.c", "is no dotted name"), ("runs.evil-run.payload", "is no dotted name"),
+        ("os.path", "defines no"), ("json.decoder", "defines no"), ("strange_one.syntax", "raised SyntaxError: .*, line 2"), ("strange_one.missing", "No module named 'nowhere'"),
+        ("strange_one.exits", "raised SystemExit"), ("strange_one.raises", "raised KeyError"), ("strange_one.gone", "raised ImportError"), ("strange_one.silent", "raised ValueError: no word why"),
+        ("strange_one.none", "No module named 'strange_one.none'"), ("x." + "y" * 10_000, "no module called"),
+    ],
+)  # fmt: skip
+def test_a_dotted_name_that_is_no_module_of_the_kind(kind, name, said, tmp_path, monkeypatch):
+    (tmp_path / "strange_one").mkdir()
+    for file, text in {
+        "__init__": "", "syntax": "x = 1\ndef (", "missing": "import nowhere", "exits": "raise SystemExit(3)", "raises": "{}['\\x1b[31m\\n']",
+        "gone": "from math import nothing", "silent": "raise ValueError",
+    }.items():  # fmt: skip
+        (tmp_path / "strange_one" / f"{file}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Refused, match=said) as error:
+        find.find(kind, name)
+    assert str(error.value).startswith(f"{kind}: ") and "\n" not in str(error.value) and "\x1b" not in str(error.value)
+    assert len(str(error.value)) < 1500

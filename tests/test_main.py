@@ -8,7 +8,7 @@ import time
 import pytest
 
 import mimlab
-from mimlab.__main__ import main
+from mimlab.__main__ import main, parser
 
 HEAVY = ("torch", "numpy", "timm", "torchvision", "datasets", "plotly", "papermill", "accelerate", "pandas", "sklearn")
 
@@ -63,6 +63,43 @@ def test_a_refusal_is_one_line_and_code_2(arguments, said, capsys):
     assert main(arguments) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("mimlab: ") and said in error and "\n" not in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["pretrain", "--no_such", "1"], "unrecognized arguments: --no_such 1"),
+        (["pretrain", "--da\nta", "\x1b[31mx"], r"--da\nta \x1b[31mx"),
+        (["pretrain", "--run"], "argument --run: expected one argument"),
+        (["pretrain", "--run", "--epochs", "3"], "argument --run: expected one argument"),
+        (["run", "x.ipynb", "-p", "run"], "-p/--parameter: expected 2 arguments"),
+        (["study", "x", "--jobs", "many"], "argument --jobs: invalid int value: 'many'"),
+        (["nothing"], "invalid choice: 'nothing'"),
+        ([], "required: command"),
+    ],
+)
+def test_an_argument_that_is_none_is_one_line_and_code_2(arguments, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    out = capsys.readouterr()
+    assert (
+        ended.value.code == 2 and said in out.err and out.err.count("\n") == 1 and "\x1b" not in out.err and not out.out
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["run", "x.ipynb", "-p", "run", "-dash", "-p", "lr", "-1"], {"parameter": [["run", "-dash"], ["lr", "-1"]], "notebook": "x.ipynb"}),
+        (["pretrain", "--run", "-dash", "--lr=-1e-3", "--seed", "-1"], {"run": "-dash", "lr": "-1e-3", "seed": "-1"}),
+        (["pretrain", "--run=--two", "--out", "--x"], {"run": "--two", "out": "--x"}),
+        (["study", "s.yaml", "--slurm", "account", "-a", "--jobs", "2"], {"slurm": [["account", "-a"]], "jobs": 2, "what": ["s.yaml"]}),
+        (["export", "r", "--format", "timm", "--out", "-o", "--step", "-3"], {"out": "-o", "step": -3}),
+    ],
+)  # fmt: skip
+def test_values_may_begin_with_a_dash(arguments, found):
+    given = vars(parser().parse_args(arguments))
+    assert {name: given[name] for name in found} == found
 
 
 def test_pretrain_then_evaluate(tmp_path, capsys):

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimlab.errors import Refused
-from mimlab.settings import Settings, place, setting, within
+from mimlab.errors import Refused, shown
+from mimlab.settings import Settings, check_seed, place, setting, within
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,15 @@ class Attend(Settings):
         if not 0 <= self.discard < 1:
             raise Refused(f"discard = {self.discard} must be 0 or more and below 1")
         if self.split not in ("train", "test"):
-            raise Refused(f"split = {self.split!r}; there are: train, test")
-        if self.layer != "last" and not self.layer.isdigit():
-            raise Refused(f"layer = {self.layer!r} is neither a number from 0 nor last")
+            raise Refused(f"split = {shown(self.split)}; there are: train, test")
+        check_seed(self.seed)
+        if self.layer != "last" and not re.fullmatch(r"[0-9]{1,4}", self.layer):
+            raise Refused(f"layer = {shown(self.layer)} is neither a number from 0 nor last")
         self.place_of_query()
         if self.data is not None:
             data.check(self.data, self.data_args)
         elif self.data_args:
-            raise Refused(f"data_args = {self.data_args} belong to a source; give data too")
+            raise Refused(f"data_args = {shown(self.data_args)} belong to a source; give data too")
         if self.image_size is not None:
             within("image_size", self.image_size, 2, 4096)
         found = self.replace(run=self._found(self.run, self.step))
@@ -58,8 +59,8 @@ class Attend(Settings):
         text = self.query.replace(" ", "").lower()
         if text == "cls":
             return "cls"
-        if not re.fullmatch(r"\d+,\d+", text):
-            raise Refused(f'query = {self.query!r} is neither cls nor a patch such as "7,7" (row, column)')
+        if not re.fullmatch(r"[0-9]{1,5},[0-9]{1,5}", text):
+            raise Refused(f'query = {shown(self.query)} is neither cls nor a patch such as "7,7" (row, column)')
         return tuple(map(int, text.split(",")))
 
     def is_file(self, name):
@@ -74,7 +75,7 @@ class Attend(Settings):
 
         if self.is_file(name):
             if not (Path(name).is_file() or place(name).is_file()):
-                raise Refused(f"run = {name!r}: there is no such file")
+                raise Refused(f"run = {shown(name)}: there is no such file")
             return name
         run = Run.find(name, self.out)
         if step is not None and step not in run.weights():

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.find import closest
 from mimlab.settings import Settings, place, setting, within
 
@@ -11,7 +11,9 @@ from mimlab.settings import Settings, place, setting, within
 class Compare(Settings):
     """Runs side by side: settings that differ, curves, speed, evaluations, and what each run sees."""
 
-    runs: str = setting("*", "names separated by commas, newest, or a pattern such as mae-*; all in `out` with *")
+    runs: str = setting(
+        "*", "names separated by commas, newest, or a pattern such as mae-*; all in `out` with *", many=True
+    )
     quantity: str = setting("loss", "what is drawn against x: loss, knn_top1, token_accuracy, lr, ... as logged")
     x: str = setting("step", "step, epoch, images, or hours (of training, without probes)")
     smoothing: float = setting(0.6, "weight of the past in the moving average, below 1; 0: raw")
@@ -29,13 +31,13 @@ class Compare(Settings):
         within("follow", self.follow or 0, 0, 1e7, " seconds")
         within("images", self.images, 1, 16)
         if self.x not in compare.AXES:
-            raise Refused(f"x = {self.x!r}{closest(self.x, compare.AXES)}; there are: {', '.join(compare.AXES)}")
+            raise Refused(f"x = {shown(self.x)}{closest(self.x, compare.AXES)}; there are: {', '.join(compare.AXES)}")
         found = compare.select(self.runs, self.out)
         logged = {name for run in found for row in run.metrics() for name in row}
         if logged and self.quantity not in logged:
             there = ", ".join(sorted(logged - {"step", "steps", "epoch"}))
             raise Refused(
-                f"quantity = {self.quantity!r} was logged by none of these runs{closest(self.quantity, logged)}; there are: {there}"
+                f"quantity = {shown(self.quantity)} was logged by none of these runs{closest(self.quantity, logged)}; there are: {there}"
             )
         return self.replace(runs=",".join(str(run.path) for run in found))
 

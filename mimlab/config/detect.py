@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from mimlab import strict
 from mimlab.config.device import check_device
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.find import check_options, closest, find
-from mimlab.settings import Settings, place, setting, within
+from mimlab.settings import Settings, check_seed, place, setting, within
 
 TASKS = ("detect", "segment")
 
@@ -68,9 +68,11 @@ class Detect(Settings):
         from mimlab.detection.recipes import RECIPES
 
         if self.task not in TASKS:
-            raise Refused(f"task = {self.task!r}{closest(self.task, TASKS)}; there are: {', '.join(TASKS)}")
+            raise Refused(f"task = {shown(self.task)}{closest(self.task, TASKS)}; there are: {', '.join(TASKS)}")
         if self.recipe not in RECIPES:
-            raise Refused(f"recipe = {self.recipe!r}{closest(self.recipe, RECIPES)}; there are: {', '.join(RECIPES)}")
+            raise Refused(
+                f"recipe = {shown(self.recipe)}{closest(self.recipe, RECIPES)}; there are: {', '.join(RECIPES)}"
+            )
         known = RECIPES[self.recipe]
         cfg = self.replace(**{name: known[name] for name in known if getattr(self, name) is None})
         for name, low, high in (
@@ -83,8 +85,9 @@ class Detect(Settings):
         if cfg.patch_size not in PATCHES:
             raise Refused(f"patch_size = {cfg.patch_size}; the pyramid is for patches of 2, 4, 8 or 16 pixels")
         if cfg.head not in ("uper", "linear"):
-            raise Refused(f"head = {cfg.head!r}{closest(cfg.head, ('uper', 'linear'))}; there are: uper, linear")
+            raise Refused(f"head = {shown(cfg.head)}{closest(cfg.head, ('uper', 'linear'))}; there are: uper, linear")
         check_device(cfg.device, cfg.precision)
+        check_seed(self.seed)
         check_options("data_args", cfg.data_args, find("detection.data", cfg.data).open)
         return cfg
 

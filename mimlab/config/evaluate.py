@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mimlab.config.device import check_device
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.find import check_options, closest, find, names, ranges
 from mimlab.settings import Settings, setting, within
 
@@ -45,9 +45,9 @@ class Evaluate(Settings):
         check_device(self.device, "no")
         self.check_data()
         if self.name is not None and (not self.name or set(self.name) & set("/\\") or self.name.startswith(".")):
-            raise Refused(f"name = {self.name!r} is no file name, such as knn-k5")
+            raise Refused(f"name = {shown(self.name)} is no file name, such as knn-k5")
         if self.name not in (None, self.plain_name()) and self.evaluation == "all":
-            raise Refused(f"name = {self.name!r}: evaluation = 'all' writes a file for each, by its own name")
+            raise Refused(f"name = {shown(self.name)}: evaluation = 'all' writes a file for each, by its own name")
         cfg = self.replace(name=self.name or self.plain_name())
         for one in cfg.each():
             check_options(
@@ -65,7 +65,7 @@ class Evaluate(Settings):
         if self.data is not None:
             data.check(self.data, self.data_args)
         elif self.data_args:
-            raise Refused(f"data_args = {self.data_args} belong to a source; give data too")
+            raise Refused(f"data_args = {shown(self.data_args)} belong to a source; give data too")
 
     def plain_name(self):
         """The evaluation, then its protocol or recipe where it is not the default, then `validation` where that is used."""
@@ -84,7 +84,7 @@ class Evaluate(Settings):
         for name, options in self.evaluation_args.items():
             if name not in there or not isinstance(options, dict):
                 raise Refused(
-                    f"evaluation_args: {name!r}{closest(name, there)} is no evaluation with a dict of options; evaluation = 'all' "
+                    f"evaluation_args: {shown(name)}{closest(name, there)} is no evaluation with a dict of options; evaluation = 'all' "
                     f"takes them by name: {', '.join(there)}"
                 )
         for name in there:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mimlab import preset
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.find import names
-from mimlab.settings import Settings, place, setting, within
+from mimlab.settings import Settings, check_seed, place, setting, within
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Explore(Settings):
     mask_ratio: float = setting(0.5, "share of patches hidden, above 0 and below 1")
     mask_args: dict = setting({}, "options of that strategy; all others have their defaults")
     preset: str | None = setting(None, "a YAML file saved by the explorer, in place of the three above it")
-    strategies: str = setting("all", "what to compare: all, or names separated by commas")
+    strategies: str = setting("all", "what to compare: all, or names separated by commas", many=True)
     run: str | None = setting(None, "a run folder, or newest: its images, and what it fills in; None: no model")
     images: int = setting(4, "how many images")
     samples: int = setting(500, "masks drawn for the statistics")
@@ -45,6 +45,8 @@ class Explore(Settings):
             cfg = self.replace(run=str(run.path), **own)
         within("images", cfg.images, 1, 64)
         within("samples", cfg.samples, 2, 1_000_000)
+        check_seed(self.seed)
+        within("image_size", cfg.image_size, 2, 4096)
         within("patch_size", cfg.patch_size, 1, cfg.image_size)
         if cfg.image_size % cfg.patch_size:
             good = [str(p) for p in range(2, cfg.image_size) if cfg.image_size % p == 0]
@@ -67,7 +69,7 @@ class Explore(Settings):
             found = [name.strip() for name in self.strategies.split(",") if name.strip()]
         for name in (*found, self.mask):
             if masks.asks(name) and not self.run:
-                raise Refused(f"mask = {name!r} asks a model; give run = a run folder, or newest")
+                raise Refused(f"mask = {shown(name)} asks a model; give run = a run folder, or newest")
         return found if self.mask in found else [*found, self.mask]
 
     def folder(self):

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimlab.errors import Refused
-from mimlab.settings import Settings, place, setting, within
+from mimlab.errors import Refused, shown
+from mimlab.settings import Settings, check_seed, place, setting, within
 
 
 @dataclass(frozen=True)
@@ -35,23 +35,24 @@ class Features(Settings):
 
         within("images", self.images, 1, 32)
         within("samples", self.samples, 1, 20_000)
+        check_seed(self.seed)
         if self.pool not in POOLS:
-            raise Refused(f"pool = {self.pool!r}; there are: {', '.join(POOLS)}")
+            raise Refused(f"pool = {shown(self.pool)}; there are: {', '.join(POOLS)}")
         if self.layer is not None and self.layer < 0:
             raise Refused(f"layer = {self.layer}: blocks count from 0; use None for the output")
         if self.image_size is not None:
             within("image_size", self.image_size, 1, 4096)
         if self.split not in ("train", "test"):
-            raise Refused(f"split = {self.split!r}; there are: train, test")
+            raise Refused(f"split = {shown(self.split)}; there are: train, test")
         geometry.check_projection(self.project, self.samples)
         if self.data is not None:
             data.check(self.data, self.data_args)
         elif self.data_args:
-            raise Refused(f"data_args = {self.data_args}: options of what data? Give `data` too")
+            raise Refused(f"data_args = {shown(self.data_args)}: options of what data? Give `data` too")
         found = {"run": self._found(self.run), "other": None if self.other is None else self._found(self.other)}
         files = [path for path in found.values() if path and Path(path).is_file()]
         if self.load and not files:
-            raise Refused(f"load = {self.load}: it is for files of weights; a run has settings of its own")
+            raise Refused(f"load = {shown(self.load)}: it is for files of weights; a run has settings of its own")
         if self.step is not None and Path(found["run"]).is_file():
             raise Refused(f"step = {self.step}: a file of weights has no checkpoints; only runs have")
         return self.replace(**found)
@@ -62,7 +63,7 @@ class Features(Settings):
 
         file = next((path for path in (Path(name), place(name)) if path.is_file()), None)
         if file is None and Path(name).suffix in SUFFIXES:
-            raise Refused(f"run = {name!r}: there is no such file")
+            raise Refused(f"run = {shown(name)}: there is no such file")
         return str(file or Run.find(name, self.out).path)
 
     def folder(self):

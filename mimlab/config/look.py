@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.find import closest
-from mimlab.settings import Settings, place, setting, within
+from mimlab.settings import Settings, check_seed, place, setting, within
 
 SPLITS = ("train", "test")
 
@@ -48,24 +48,25 @@ class Look(Settings):
 
         within("images", self.images, 1, 64)
         within("samples", self.samples, 1, 1_000_000)
+        check_seed(self.seed)
         if self.split not in SPLITS:
-            raise Refused(f"split = {self.split!r}{closest(self.split, SPLITS)}; there are: train, test")
+            raise Refused(f"split = {shown(self.split)}{closest(self.split, SPLITS)}; there are: train, test")
         if self.data is not None:
             data.check(self.data, self.data_args)
         elif self.data_args:
-            raise Refused(f"data_args = {self.data_args}: options of `data`, which is None; name the data too")
+            raise Refused(f"data_args = {shown(self.data_args)}: options of `data`, which is None; name the data too")
         found = open_model(self.run, self.out, step=self.step, load=self.load)
         method = found.method
         if method is None:
             raise Refused(
-                f"run = {self.run!r} ({found.note}) is an encoder alone and fills in nothing; what does: MAE's file with its "
+                f"run = {shown(self.run)} ({found.note}) is an encoder alone and fills in nothing; what does: MAE's file with its "
                 "decoder (mae_visualize_*), BEiT's and CAE's pre-training files with load = {'dalle': ...}, SimMIM's, or a run"
             )
         look = self.replace(run=str(found.run.path)) if found.run and not Path(self.run).is_file() else self
         if not method.masked:
             if self.mask not in (None, "none") or self.mask_ratio:
                 raise Refused(
-                    f"mask = {self.mask!r}: {found.title} hides no patches, so it fills in nothing under a mask"
+                    f"mask = {shown(self.mask)}: {found.title} hides no patches, so it fills in nothing under a mask"
                 )
             return look.replace(mask="none", mask_ratio=0.0, mask_args={}), found
         if found.run:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from mimlab import preset, strict
 from mimlab.config.device import check_compiler, check_device
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.find import check_options, find, label, options
-from mimlab.settings import Settings, place, setting, within
+from mimlab.settings import Settings, check_seed, place, setting, whole, within
 
 IMAGENET = 1_281_167  # training images; "equal updates" counts 300 epochs of them (papers' Table 3)
 
@@ -69,7 +69,7 @@ class Pretrain(Settings):
     warmup_epochs: float | None = setting(None, "None: the paper's share of training")
     weight_decay: float | None = setting(None, "of AdamW; never on biases and norms")
     weight_decay_end: float | None = setting(None, "what it becomes along a cosine; None: it stays (DINO: 0.4)")
-    no_decay: str | None = setting(None, "further parameter names that are never decayed, comma-separated")
+    no_decay: str | None = setting(None, "further parameter names that are never decayed, comma-separated", many=True)
     beta2: float | None = setting(None, "of AdamW; 0.95 in MAE, 0.999 in BEiT")
     clip: float | None = setting(None, "largest gradient norm; 0: no clipping")
     drop_path: float | None = setting(None, "stochastic depth in the encoder")
@@ -117,10 +117,11 @@ class Pretrain(Settings):
         """Every None replaced by the recipe, every name and combination checked; reads no data."""
         method = find("methods", self.method)
         if self.recipe not in method.RECIPE:
-            raise Refused(f"recipe = {self.recipe!r}: {self.method} has {', '.join(method.RECIPE)}")
+            raise Refused(f"recipe = {shown(self.recipe)}: {self.method} has {', '.join(method.RECIPE)}")
         paper = method.RECIPE[self.recipe]
         if self.preset:
             return preset.apply(self).resolved()
+        within("epochs", self.epochs or 1, 1, 1_000_000)  # before anything is computed with it
         filled = {name: paper[name] for name, value in self.dict().items() if value is None and name in paper}
         filled.pop("warmup_epochs", None)  # the paper's share of training, below
         if self.mask is not None and self.mask != paper["mask"] and self.mask_args is None:
@@ -158,9 +159,15 @@ class Pretrain(Settings):
             within(name, getattr(self, name), low, high)
         within("warmup_epochs", self.warmup_epochs, 0, self.epochs, " (epochs)")
         if self.schedule not in SCHEDULES:
-            raise Refused(f"schedule = {self.schedule!r}; there are: {', '.join(SCHEDULES)}")
-        if self.updates not in ("epochs", "imagenet300") and not (self.updates.isdigit() and int(self.updates) > 0):
-            raise Refused(f"updates = {self.updates!r}: a number of steps, imagenet300, or None")
+            raise Refused(f"schedule = {shown(self.schedule)}; there are: {', '.join(SCHEDULES)}")
+        if self.updates not in ("epochs", "imagenet300"):
+            try:
+                within("updates", whole(self.updates), 1, 10**9)
+            except (ValueError, TypeError) as error:
+                if isinstance(error, Refused):
+                    raise
+                raise Refused(f"updates = {shown(self.updates)}: a number of steps, imagenet300, or None") from None
+        check_seed(self.seed)
         parts = self.world * self.accumulate
         if self.batch_size % parts:
             raise Refused(
@@ -182,7 +189,7 @@ class Pretrain(Settings):
         model.views(self.image_size, **self.augment)
         if model.masked != (self.mask != "none"):
             what = "hides patches; choose a strategy" if model.masked else "sees whole images; use mask = none"
-            raise Refused(f"mask = {self.mask!r}: {self.method} {what}")
+            raise Refused(f"mask = {shown(self.mask)}: {self.method} {what}")
         if model.masked:
             n = model.encoder.grid[0] * model.encoder.grid[1]
             check_options("mask_schedule", self.mask_schedule, masks.ratio)
@@ -212,7 +219,7 @@ class Pretrain(Settings):
         from mimlab import masks
 
         if self.parallel not in ("ddp", "fsdp"):
-            raise Refused(f"parallel = {self.parallel!r}; there are: ddp, fsdp")
+            raise Refused(f"parallel = {shown(self.parallel)}; there are: ddp, fsdp")
         if self.parallel == "ddp":
             return
         if self.world == 1:
@@ -242,11 +249,14 @@ class Pretrain(Settings):
             kind = find("tokenizers", self.tokenizer).Tokenizer
             tokenizer = kind(self.vocab, self.token_patch, **self.tokenizer_args)
         module = find("methods", self.method)
-        cls = next(
+        found = (
             value
             for value in vars(module).values()
             if isinstance(value, type) and issubclass(value, methods.Method) and value.__module__ == module.__name__
         )
+        cls = next(found, None)
+        if cls is None:
+            raise Refused(f"method = {shown(self.method)}: the module defines no class of mimlab.methods.Method")
         check_options("method_args", self.method_args, cls.__init__, reserved=("classes",))
         told = {"classes": classes} if "classes" in options(cls.__init__) else {}
         return cls(encoder, tokenizer, **told, **self.method_args)
@@ -276,7 +286,7 @@ class Pretrain(Settings):
             return self.epochs * each, each
         if self.updates == "imagenet300":
             return round(300 * IMAGENET / self.batch_size), each
-        return int(self.updates), each
+        return whole(self.updates), each
 
     @property
     def fingerprint(self):

@@ -3,27 +3,27 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.find import closest, names
-from mimlab.settings import Settings, place, setting, within
+from mimlab.settings import Settings, check_seed, place, setting, within
 
 
 @dataclass(frozen=True)
 class Scale(Settings):
     """How the cost of training grows, measured here, and what many GPUs would do, on paper."""
 
-    methods: str = setting("mae, beit, splitmask", "files in mimlab/methods, separated by commas")
+    methods: str = setting("mae, beit, splitmask", "files in mimlab/methods, separated by commas", many=True)
     encoder_args: dict = setting({"dim": 96, "depth": 2, "heads": 3}, "dim, depth, heads of the encoder measured here")
     image_size: int = setting(32, "pixels, where the number of tokens is not what varies")
     patch_size: int = setting(4, "pixels of a patch")
     batch_size: int = setting(16, "images a step, where the batch is not what varies")
-    sizes: str = setting("16, 32, 64", "sides in pixels: the number of tokens is the square of size / patch")
-    ratios: str = setting("0.25, 0.5, 0.75, 0.9", "mask ratios")
-    batches: str = setting("4, 8, 16, 32, 64", "batch sizes")
-    images: str = setting("10000, 100000, 1000000", "numbers of (blank) images in a data set")
-    processes: str = setting("1, 2", "numbers of processes that share a batch; empty: none is started")
+    sizes: str = setting("16, 32, 64", "sides in pixels: the number of tokens is the square of size / patch", many=True)
+    ratios: str = setting("0.25, 0.5, 0.75, 0.9", "mask ratios", many=True)
+    batches: str = setting("4, 8, 16, 32, 64", "batch sizes", many=True)
+    images: str = setting("10000, 100000, 1000000", "numbers of (blank) images in a data set", many=True)
+    processes: str = setting("1, 2", "numbers of processes that share a batch; empty: none is started", many=True)
     rounds: int = setting(2, "steps of which the least processor time counts")
-    gpus: str = setting("1, 8, 64", "on paper: numbers of GPUs")
+    gpus: str = setting("1, 8, 64", "on paper: numbers of GPUs", many=True)
     gpu_batch: int = setting(64, "on paper: images on each GPU, of a ViT-B/16 at 224 pixels")
     tflops: float = setting(100.0, "assumption: 10^12 operations a second that training reaches on one GPU")
     node: int = setting(8, "assumption: GPUs in a node")
@@ -35,10 +35,11 @@ class Scale(Settings):
 
     def resolved(self):
         """Every name, list and number checked; nothing is measured."""
+        check_seed(self.seed)
         for name in self.chosen():
             if name not in names("methods"):
                 raise Refused(
-                    f"methods: there is no {name!r}{closest(name, names('methods'))}; there are: {', '.join(names('methods'))}"
+                    f"methods: there is no {shown(name)}{closest(name, names('methods'))}; there are: {', '.join(names('methods'))}"
                 )
         for name, low, high in (
             ("rounds", 1, 100), ("gpu_batch", 1, 100_000), ("tflops", 1e-3, 1e6), ("node", 1, 1024), ("inside", 1e-3, 1e6),
@@ -75,12 +76,12 @@ class Scale(Settings):
             found = sorted({int(part) if whole else float(part) for part in text.split(",") if part.strip()})
         except ValueError:
             what = "whole numbers" if whole else "numbers"
-            raise Refused(f"{name} = {text!r} should be {what} separated by commas") from None
+            raise Refused(f"{name} = {shown(text)} should be {what} separated by commas") from None
         for value in found:
             if low is not None:
                 within(name, value, low, high)
         if len(found) < least:
-            raise Refused(f"{name} = {text!r}: {least} or more different numbers are needed")
+            raise Refused(f"{name} = {shown(text)}: {least} or more different numbers are needed")
         return found
 
     def run(self, method, **changes):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.find import closest
 from mimlab.settings import Settings, place, setting, within
 
@@ -25,7 +25,7 @@ class Study(Settings):
         there = sorted(path.parent.name for path in place(self.out).glob("*/grid.json"))
         if self.study not in there and self.study != type(self)().study:
             raise Refused(
-                f"study = {self.study!r}{closest(self.study, there)}; there are: {', '.join(there) or 'none'}"
+                f"study = {shown(self.study)}{closest(self.study, there)}; there are: {', '.join(there) or 'none'}"
             )
         return self
 

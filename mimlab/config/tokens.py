@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.find import check_options, closest, find
-from mimlab.settings import Settings, place, setting, within
+from mimlab.settings import Settings, check_seed, place, setting, within
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Tokens(Settings):
     """Tokenizers side by side, fitted to the same images and asked about the same others."""
 
     tokenizers: str = setting(
-        "random_projection, random_patches, kmeans, dvae", "files in mimlab/tokenizers, separated by commas"
+        "random_projection, random_patches, kmeans, dvae", "files in mimlab/tokenizers, separated by commas", many=True
     )
     tokenizer_args: dict = setting(
         {}, 'options by tokenizer, such as {"kmeans": {"centre": True}}; also a vocab of its own'
@@ -34,6 +34,7 @@ class Tokens(Settings):
 
         within("images", self.images, 1, 16)
         within("samples", self.samples, 2, 1_000_000)
+        check_seed(self.seed)
         within("image_size", self.image_size, 2, 4096)
         within("patch_size", self.patch_size, 1, self.image_size)
         within("vocab", self.vocab, 2, 1_000_000)
@@ -46,7 +47,7 @@ class Tokens(Settings):
         for name in self.tokenizer_args:
             if name not in names:
                 raise Refused(
-                    f"tokenizer_args: {name!r} is not compared{closest(name, names)}; there are: {', '.join(names)}"
+                    f"tokenizer_args: {shown(name)} is not compared{closest(name, names)}; there are: {', '.join(names)}"
                 )
         data.check(self.data, self.data_args)
         made = {name: self.made(name) for name in names}
@@ -73,7 +74,7 @@ class Tokens(Settings):
         """Vocabulary and options of one tokenizer: (int, dict)."""
         given = self.tokenizer_args.get(name, {})
         if not isinstance(given, dict):
-            raise Refused(f"tokenizer_args: {name} = {given!r} is not a dict of options, such as {{}}")
+            raise Refused(f"tokenizer_args: {name} = {shown(given)} is not a dict of options, such as {{}}")
         return given.get("vocab", self.vocab), {key: value for key, value in given.items() if key != "vocab"}
 
     @property

@@ -90,7 +90,7 @@ def _folder(path, scale):
         )
     if scale:
         raise Refused(
-            f"scale = {scale!r}: the folder {str(path)!r} is of one scale; give the study's file, or no scale"
+            f"scale = {shown(scale)}: the folder {str(path)!r} is of one scale; give the study's file, or no scale"
         )
     return folder
 
