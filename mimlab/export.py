@@ -59,7 +59,7 @@ def official(run, method, encoder, format, folder):
     fits = isinstance(encoder, kind) and encoder.trunk.cls_token is not None
     if not fits:
         good = "timm" if not isinstance(encoder, (ViT, Beit)) else "timm, or " + ("beit" if format == "mae" else "mae")
-        have = run.settings.encoder + ("" if encoder.prefix else " without a class token")
+        have = run.settings.encoder + ("" if encoder.has_cls else " without a class token")
         raise Refused(f"format = {format!r} has no names for encoder = {have}; use {good}")
     index = beit.index_tables(encoder.trunk) if format == "beit" else {}
     files = {"encoder.pth": encoder.trunk.state_dict() | index}

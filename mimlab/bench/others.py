@@ -31,7 +31,7 @@ def shape(cfg, method):
     """`Shape` of settings and their method, or None where the encoder is not a transformer that others have too."""
     if not cfg.encoder.startswith(("vit", "beit")):
         return None
-    n, heads = method.encoder.grid[0] * method.encoder.grid[1], method.encoder.trunk.blocks[0].attn.num_heads
+    n, heads = method.encoder.grid[0] * method.encoder.grid[1], method.encoder.heads
     hidden = 0 if cfg.mask == "none" else masks.count(n, masks.ratio(0.0, cfg.mask_ratio, **cfg.mask_schedule))
     sizes = (cfg.image_size, cfg.patch_size, method.encoder.dim, method.encoder.depth, heads)
     return Shape(*sizes, hidden, cfg.vocab, CLASSES, cfg.batch_size)

@@ -4,6 +4,7 @@ The part of a name before the first underscore is the file: `vit_small` is built
 by `encoders/resnet.py`.
 """
 
+import math
 import re
 
 import torch
@@ -32,11 +33,24 @@ def create(name, image_size, patch, **options):
         )
     module = find("encoders", family(name))
     check_options("encoder_args", options, module.create)
-    return module.create(name, (height, width), patch, **options)
+    if not module.__name__.startswith(f"{__name__}."):
+        return module.create(name, (height, width), patch, **options)  # a user's own need not be timm's
+    from mimlab.encoders._agree import agreed
+
+    small = agreed(module, name, patch, options)
+    if not small:  # what cannot be is refused before gigabytes are taken
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            module.create(name, (height, width), patch, **options)
+    made = module.create(name, (height, width), patch, **options)
+    if not small:
+        agreed(module, name, patch, options, {key: options[key] for key in ("dim", "depth", "heads") if key in options})
+    return made
 
 
 def family(name):
     """The file that builds `name`; for a timm name without an underscore, such as `resnet50`, its leading letters."""
+    if not isinstance(name, str):
+        return name
     first = name if "." in name else name.split("_")[0]
     if "." in name or first in names("encoders"):
         return first
@@ -49,7 +63,9 @@ def model_name(name, known):
     """timm's name for a short one: `vit_small` is `vit_small_patch16_224`; a full name stays."""
     import timm
 
-    full = known.get(name, name if "_patch" in name else f"{name}_patch16_224")
+    full = known.get(name, name)
+    if not timm.is_model(full) and "_patch" not in full:
+        full = f"{name}_patch16_224"
     if not timm.is_model(full):
         raise Refused(
             f"encoder = {name!r}: timm has no model called {full!r}; there are: {', '.join(known)}, or any timm name"
@@ -85,8 +101,11 @@ def build(full, spec, drop_path):
 
     try:
         trunk = timm.create_model(full, drop_path_rate=drop_path, **spec)
-    except AssertionError as error:
-        raise Refused(f"encoder_args {spec} do not fit {full}: {error}; give dim and heads together") from None
+    except Exception as error:  # models of other kinds take other arguments, and each fails in its way
+        if "divisible" in str(error):
+            raise Refused(f"encoder_args {spec} do not fit {full}: {error}; give dim and heads together") from None
+        said = f"{type(error).__name__} {error}".strip()
+        raise Refused(f"encoder = {full!r} cannot be built by timm with {spec} ({said})") from None
     blocks.adopt(getattr(trunk, "blocks", ()))
     return trunk
 
@@ -131,6 +150,31 @@ class Encoder(nn.Module):
         """The learned tokens in front of the patches, (1, prefix, D), or None."""
         raise NotImplementedError
 
+    @property
+    def has_cls(self):
+        """Whether the first token is a class token; others of the prefix are registers."""
+        return self.prefix > 0 and getattr(self.trunk, "cls_token", None) is not None
+
+    @property
+    def heads(self):
+        """Attention heads of a block."""
+        first = self.trunk.blocks[0]
+        return getattr(first, "attn", first).num_heads
+
+    def branch_ends(self, block):
+        """The last layers of a block's attention and MLP."""
+        return block.attn.proj, block.mlp.fc2
+
+    def shrink_branches(self):
+        """Divide what block i, from 1, adds to its input by sqrt(2 i) at the start. Source: BEiT, fix_init_weight."""
+        for depth, block in enumerate(self.trunk.blocks, start=1):
+            for layer in self.branch_ends(block):
+                layer.weight.data /= math.sqrt(2 * depth)
+
+    def before_blocks(self, x):
+        """What the family does to tokens (B, T, D) between the positions and the first block: nothing."""
+        return x
+
     def run_block(self, index, x, shared, rows=None):
         """Block `index` on tokens `x`, at `rows` if given; `shared` is what `shared_bias` returned."""
         raise NotImplementedError
@@ -149,8 +193,10 @@ class Encoder(nn.Module):
 
         for index, block in enumerate(self.trunk.blocks):
             share = rate * index / max(self.depth - 1, 1)
-            block.drop_path1 = DropPath(share) if share else nn.Identity()
-            block.drop_path2 = DropPath(share) if share else nn.Identity()
+            for part in list(block.modules()):
+                for name, _ in list(part.named_children()):
+                    if name.startswith("drop_path"):
+                        setattr(part, name, DropPath(share) if share else nn.Identity())
 
     def train_cls(self, wanted):
         """Train, or freeze, what only a loss on CLS reaches: nothing where the patches look at CLS, as here."""
@@ -205,7 +251,7 @@ class Encoder(nn.Module):
         if self.prefix:
             first = self.prefix_tokens() if front is None else self.prefix_tokens() + front
             x = torch.cat([first.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
-        return x
+        return self.before_blocks(x)
 
     def tokens(self, images, mask=None, visible=None, fill=None, rows=None):
         """Tokens after the last block and before the final norm: all, (B, prefix + n, D), or those at `rows`."""
@@ -224,17 +270,21 @@ class Encoder(nn.Module):
         if rows is not None:
             return None, self.trunk.norm(self.tokens(images, mask, visible, fill, rows + self.prefix))
         x = self.trunk.norm(self.tokens(images, mask, visible, fill))
-        return (x[:, 0] if self.prefix else None), x[:, self.prefix :]
+        return (x[:, 0] if self.has_cls else None), x[:, self.prefix :]
 
     def class_token(self, images):
         """CLS after the final norm, (B, D): the last block computes nothing else."""
-        if not self.prefix:
+        if not self.has_cls:
             raise Refused("pool = 'cls': this encoder has no class token; use pool = 'mean'")
         return self.trunk.norm(self.tokens(images, rows=slice(0, 1)))[:, 0]
 
     def features(self, images, pool="mean"):
-        """One vector an image, (B, D): the mean of the patch tokens, or CLS; after the final norm."""
-        return self.class_token(images) if pool == "cls" else self(images)[1].mean(dim=1)
+        """One vector an image, (B, D): the mean of the patch tokens, or CLS; after the final norm.
+
+        That norm is timm's: of each token before the mean, or of the vector (`fc_norm`), as the name says.
+        """
+        found = self.class_token(images) if pool == "cls" else self(images)[1].mean(dim=1)
+        return self.trunk.fc_norm(found) if hasattr(self.trunk, "fc_norm") else found
 
     def maps(self, images, layers):
         """Feature maps (B, D, h, w) after the blocks in `layers` (0-based), without a norm, for dense tasks."""

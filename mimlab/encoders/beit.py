@@ -60,7 +60,11 @@ class Beit(Encoder):
     """timm's BEiT; it can drop hidden patches only without a relative position bias."""
 
     def __init__(self, full, spec, patch, fixed, drop_path, normalise):
+        from timm.models.beit import Beit as Trunk
+
         trunk = build(full, spec, drop_path)
+        if not isinstance(trunk, Trunk):
+            raise Refused(f"encoder = {full!r} is no BEiT of timm's; use {', '.join(KNOWN)}")
         relative = spec["use_rel_pos_bias"] or spec["use_shared_rel_pos_bias"]
         super().__init__(
             trunk, {"model_name": full, **spec}, trunk.patch_embed.grid_size, patch, 1, not relative, normalise

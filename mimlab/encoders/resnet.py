@@ -20,14 +20,13 @@ from mimlab.layers import PIXELS, Normalise
 STRIDES = (32, 16, 8)  # what timm can build
 
 
-def create(name, image_size, patch, *, output_stride=None, drop_path=0.0, normalise="imagenet"):
+def create(name, image_size, patch, layers=(), *, output_stride=None, drop_path=0.0, normalise="imagenet"):
     """`resnet` is resnet18; else any timm name of this class: `resnet18`, `resnet50`, `resnet26d`, ...
 
     `output_stride`: pixels of a cell of the last map, 8, 16 or 32; None: the largest of at most two patches, or 8.
-    `normalise`: a key of `layers.PIXELS`.
+    `normalise`: a key of `layers.PIXELS`. `layers`: further arguments for timm.
     """
-    from timm import create_model, is_model
-    from timm.models.resnet import ResNet as Trunk
+    from timm import is_model
 
     full = "resnet18" if name == "resnet" else name
     if not is_model(full):
@@ -40,9 +39,28 @@ def create(name, image_size, patch, *, output_stride=None, drop_path=0.0, normal
     if stride not in STRIDES:
         raise Refused(f"encoder_args: output_stride = {output_stride!r}; there are: 8, 16, 32")
     spec = {"num_classes": 0, "output_stride": stride}
-    trunk = create_model(full, drop_path_rate=drop_path, **spec)
+    return built(full, spec | dict(layers), image_size, patch, drop_path, normalise)
+
+
+def small(name, image_size, patch, **options):
+    """The same with one residual block in each stage."""
+    return create(name, image_size, patch, {"layers": [1, 1, 1, 1]}, **options)
+
+
+def built(full, spec, image_size, patch, drop_path, normalise):
+    """The `ResNet` that timm's arguments `spec` give."""
+    from timm import create_model
+    from timm.models.resnet import ResNet as Trunk
+
+    try:
+        trunk = create_model(full, drop_path_rate=drop_path, **spec)
+    except Exception as error:  # other networks of such a name take other arguments
+        raise Refused(
+            f"encoder = {full!r} cannot be built by timm with {spec} ({type(error).__name__}: {error}); use resnet18, "
+            "resnet34, resnet50 or resnet26d"
+        ) from None
     if not isinstance(trunk, Trunk):
-        raise Refused(f"encoder = {name!r} is no plain ResNet of timm's; use resnet18, resnet34, resnet50 or resnet26d")
+        raise Refused(f"encoder = {full!r} is no plain ResNet of timm's; use resnet18, resnet34, resnet50 or resnet26d")
     return ResNet(trunk, {"model_name": full, **spec}, image_size, patch, normalise)
 
 
@@ -52,7 +70,7 @@ class ResNet(nn.Module):
     `dim` is the width of the last map, `depth` the four stages, `grid` the tokens that `forward` gives.
     """
 
-    prefix, can_drop, can_fill, can_resize = 0, False, False, True
+    prefix, can_drop, can_fill, can_resize, has_cls = 0, False, False, True, False
     cells = Encoder.cells
 
     def __init__(self, trunk, spec, image_size, patch, normalise):

@@ -88,11 +88,25 @@ class ViT(Encoder):
         found = [t for t in (self.trunk.cls_token, self.trunk.reg_token) if t is not None]
         return torch.cat(found, dim=1)
 
+    def before_blocks(self, x):
+        """CLIP's norm, an identity elsewhere."""
+        return self.trunk.norm_pre(x)
+
     def run_block(self, index, x, shared, rows=None):
         return blocks.run(self.trunk.blocks[index], x, rows)
 
+    def branch_ends(self, block):
+        if hasattr(block, "attn"):
+            return super().branch_ends(block)
+        ends = (block.attn_out_proj, block.mlp_out_proj, block.out_proj)  # attention and MLP beside each other
+        return [layer for layer in ends if layer is not None]
+
     def attention_logits(self, index, x, shared):
         block = self.trunk.blocks[index]
+        if not hasattr(block, "attn"):
+            _, q, k, _ = block.in_proj(block.in_norm(x)).split(block.in_split, dim=2)
+            q, k = (y.unflatten(2, (block.num_heads, -1)).transpose(1, 2) for y in (q, k))
+            return block.q_norm(q) @ block.k_norm(k).transpose(-2, -1) * block.scale
         qkv = block.attn.qkv(block.norm1(x))
         b, t, _ = x.shape
         q, k, _ = qkv.reshape(b, t, 3, block.attn.num_heads, -1).permute(2, 0, 3, 1, 4)

@@ -38,7 +38,7 @@ class Classifier(nn.Module):
         super().__init__()
         if pool not in ("mean", "cls"):
             raise Refused(f"pool = {pool!r}; there are: mean, cls")
-        if pool == "cls" and not encoder.prefix:
+        if pool == "cls" and not encoder.has_cls:
             raise Refused("pool = 'cls': this encoder has no class token; use pool = 'mean'")
         self.encoder, self.pool = encoder, pool
         self.fc_norm = nn.LayerNorm(encoder.dim, eps=1e-6) if pool == "mean" else nn.Identity()
@@ -66,7 +66,7 @@ def layer_scale(name, depth, decay):
     """
     if name.startswith("blocks."):
         layer = int(name.split(".")[1]) + 1
-    elif name.startswith(("patch_embed", "cls_token", "mask_token", "pos_embed", "reg_token")):
+    elif name.startswith(("patch_embed", "cls_token", "mask_token", "pos_embed", "reg_token", "norm_pre")):
         layer = 0
     else:
         layer = depth + 1

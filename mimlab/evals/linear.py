@@ -104,7 +104,7 @@ def head(width, classes, norm, truncated, device):
 
 def source(encoder, protocol, mean):
     """What is stored, in words, and the function (encoder, pixels) -> {layer: (B, D)} that computes it."""
-    whole = not encoder.prefix or mean
+    whole = not encoder.has_cls or mean
     if protocol == "mae" or (protocol == "dino" and whole):
         pool = "mean" if whole else "cls"
         said = "mean of the patches" if whole else "class token"

@@ -25,7 +25,7 @@ def check(encoder, layer=OUTPUT, pool="mean"):
     """Refuse a layer that there is not, and class tokens where there are none."""
     if layer not in names(encoder):
         raise Refused(f"layer = {layer!r}: this encoder has layers 0 to {encoder.depth - 1}, and None for its output")
-    if pool == "cls" and not encoder.prefix:
+    if pool == "cls" and not encoder.has_cls:
         raise Refused("pool = 'cls': this encoder has no class token; use pool = 'mean'")
 
 

@@ -128,7 +128,7 @@ def looked(encoder, images):
     else:
         weights = encoder.attention(images, [encoder.depth - 1])[encoder.depth - 1]  # (B, heads, T, T)
     weights = weights.float().mean(dim=1)  # (B, T, T)
-    asked = weights[:, 0] if encoder.prefix else weights.mean(dim=1)
+    asked = weights[:, 0] if encoder.has_cls else weights.mean(dim=1)
     asked = asked[:, encoder.prefix :]
     return asked / asked.sum(dim=1, keepdim=True)
 

@@ -26,7 +26,7 @@ def score(images, grid, *, method):
     encoder = method.deployed
     last = encoder.depth - 1
     weights = encoder.attention(fit(images, encoder, grid), [last])[last].float().mean(dim=1)  # (B, T, T)
-    return weights[:, 0, encoder.prefix :] if encoder.prefix else weights.mean(dim=1)
+    return (weights[:, 0] if encoder.has_cls else weights.mean(dim=1))[:, encoder.prefix :]
 
 
 def fit(images, encoder, grid):

@@ -86,9 +86,7 @@ class BEiT(Method):
                 nn.init.trunc_normal_(parameter, std=0.02, a=-0.02, b=0.02)
         if single:
             nn.init.zeros_(embedding.bias)
-        for depth, block in enumerate(trunk.blocks, start=1):
-            block.attn.proj.weight.data /= math.sqrt(2 * depth)
-            block.mlp.fc2.weight.data /= math.sqrt(2 * depth)
+        self.encoder.shrink_branches()
 
     def encode(self, images, mask, rows=None):
         """Encoder outputs of all patches, or those at `rows` (B, M), hidden ones replaced: (B, N or M, D)."""

@@ -137,7 +137,7 @@ class CAE(Method):
         if all(table is None for table in encoder.positions()):
             raise Refused("cae: this encoder does not know where a visible patch is; use absolute = True or 'sincos'")
         dim = decoder_dim or encoder.dim
-        heads = decoder_heads or encoder.trunk.blocks[0].attn.num_heads
+        heads = decoder_heads or encoder.heads
         if dim % heads or dim % 4:
             raise Refused(
                 f"method_args: decoder_dim = {dim} must be a multiple of decoder_heads = {heads} and of 4; 0 is the encoder's"

@@ -122,7 +122,7 @@ class MAE(Method):
                 part.apply(xavier)
         embedding = self.encoder.trunk.patch_embed.proj
         nn.init.xavier_uniform_(embedding.weight.data.flatten(1))  # its bias keeps torch's default
-        if self.encoder.prefix:
+        if self.encoder.has_cls:
             nn.init.normal_(self.encoder.trunk.cls_token, std=0.02)
         nn.init.normal_(self.fill if self.mask_in_encoder else self.decoder.mask_token, std=0.02)
 

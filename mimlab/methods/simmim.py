@@ -19,7 +19,6 @@ its heaviest heads, inverse Swins; our analogue of them is two transformer block
 public. Its restoring of all pixels instead of predicting the hidden ones is [`all_patches`].
 """
 
-import math
 from typing import Annotated, Literal
 
 import torch
@@ -113,9 +112,7 @@ class SimMIM(Method):
         for parameter in drawn:
             if isinstance(parameter, nn.Parameter) and parameter.requires_grad:
                 nn.init.trunc_normal_(parameter, std=0.02, a=-0.02, b=0.02)
-        for depth, block in enumerate(trunk.blocks, start=1):
-            block.attn.proj.weight.data /= math.sqrt(2 * depth)
-            block.mlp.fc2.weight.data /= math.sqrt(2 * depth)
+        self.encoder.shrink_branches()
 
     def target(self, images):
         """Normalised pixels of each patch, or means of squares of them, (B, N, 3 * side * side), in the order channel, row,

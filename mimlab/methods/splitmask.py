@@ -143,7 +143,7 @@ class SplitMask(Method):
         self.decode_cls, self.second = decode_cls, second
         self.couples_images = match
         if split:
-            heads = encoder.trunk.blocks[0].attn.num_heads
+            heads = encoder.heads
             self.decoder = Decoder(encoder, encoder.dim, decoder_depth, heads, fixed=False)
         else:
             encoder.train_cls(False)  # the loss is on patches alone

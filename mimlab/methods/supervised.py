@@ -65,7 +65,7 @@ class Supervised(Method):
             raise Refused("tokenizer: supervised predicts labels and takes none; use tokenizer = none")
         if pool not in POOLS:
             raise Refused(f"method_args: pool = {pool!r}{closest(pool, POOLS)}; there are: {', '.join(POOLS)}")
-        if pool == "cls" and not encoder.prefix:
+        if pool == "cls" and not encoder.has_cls:
             raise Refused("method_args: pool = 'cls', but this encoder has no class token; use pool = 'mean'")
         within("method_args: label_smoothing", label_smoothing, 0, 1)
         self.classes, self.pool, self.label_smoothing = classes or 2, pool, label_smoothing

@@ -216,7 +216,7 @@ def _about(looked):
         "grid": list(looked.grid),
         "layers": looked.layers,
         "heads": heads,
-        "cls": bool(looked.encoder.prefix),
+        "cls": looked.encoder.has_cls,
         "all": not one,
         "colours": _hex(palette(heads)) if heads else [],
         "said": looked.why("maps"),
@@ -225,7 +225,7 @@ def _about(looked):
 
 def _start(looked):
     """The query shown first; the middle patch where there is no CLS."""
-    if looked.query == "cls" and looked.encoder.prefix:
+    if looked.query == "cls" and looked.encoder.has_cls:
         return []
     place = [cells // 2 for cells in looked.grid] if looked.query == "cls" else looked.query
     return [(at + 0.5) / cells for at, cells in zip(place, looked.grid, strict=True)]

@@ -16,6 +16,7 @@ BUILDS = [
     ("vit_tiny", {"depth": 1}),
     ("vit_small_patch32_224", {"depth": 1}),
     ("vit_medium_patch16_reg4_gap_256", {"depth": 1}),
+    ("vit_base_patch16_clip_224", SMALL),
     ("beit", SMALL),
     ("beit", SMALL | {"bias": "per_block"}),
     ("beit", SMALL | {"bias": "none", "absolute": True}),
@@ -38,7 +39,7 @@ def images():
 def test_all_patches(encoder, images):
     cls, patches = encoder(images)
     assert encoder.grid == (4, 6) and patches.shape == (3, 24, encoder.dim)
-    assert (cls is None) == (encoder.prefix == 0)
+    assert (cls is None) == (encoder.trunk.cls_token is None) == (not encoder.has_cls)
     want = encoder.trunk.forward_features(encoder.normalise(images))
     assert torch.allclose(patches, want[:, encoder.prefix :], atol=1e-5)
 
@@ -104,12 +105,13 @@ def test_attention_of_a_layer_that_is_not_there(encoder, images):
 
 def test_features_and_maps(encoder, images):
     assert encoder.features(images).shape == (3, encoder.dim)
-    assert torch.allclose(encoder.features(images), encoder(images)[1].mean(dim=1))
+    mean = encoder(images)[1].mean(dim=1)
+    assert torch.allclose(encoder.features(images), encoder.trunk.fc_norm(mean))
     (last,) = encoder.maps(images, [encoder.depth - 1])
     assert last.shape == (3, encoder.dim, 4, 6)
     tokens = encoder.tokens(images)[:, encoder.prefix :]
     assert torch.allclose(last.flatten(2).transpose(1, 2), tokens)
-    if not encoder.prefix:
+    if not encoder.has_cls:
         with pytest.raises(Refused, match="class token"):
             encoder.features(images, pool="cls")
 

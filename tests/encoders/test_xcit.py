@@ -316,9 +316,9 @@ def test_refuses_what_cannot_work(name, size, patch, options, said):
         encoders.create(name, size, patch, **options)
 
 
-def test_every_timm_name_is_built():
+def test_timm_names_are_built():  # all of them: test_agree.py
     with torch.device("meta"):
-        for name in timm.list_models("xcit_*"):
+        for name in timm.list_models("xcit_*")[::6]:
             patch = 8 if "_p8_" in name else 16
             encoder = encoders.create(name, 32, patch, depth=1)
             assert encoder.spec["model_name"] == name and encoder.grid == (32 // patch,) * 2
