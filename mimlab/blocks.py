@@ -27,8 +27,8 @@ class Block(vision_transformer.Block):
         attn = self.attn
         normed = not (isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity))
         short = x.shape[1] <= SHORT and plain(x) and not normed and attn_mask is None
-        if is_causal or (rows is None and not plain(x)):
-            return pick(super().forward(x, attn_mask, is_causal), rows)
+        if is_causal or (rows is None and not plain(x)):  # timm has had the argument since 1.0.26
+            return pick(super().forward(x, attn_mask, *([is_causal] if is_causal else [])), rows)
         seen = self.norm1(x)
         given = (seen, attn.qkv.weight, attn.qkv.bias)
         if short:

@@ -113,6 +113,17 @@ def resize_positions(table, old, new, prefix=1):
     return torch.cat([kept, grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
 
 
+def resampled(images, size, mode="bicubic"):
+    """Images (B, C, H, W) at `size` (h, w), antialiased; on the CPU where torch has no such kernel for their device (MPS before 2.8)."""
+    given = {"size": tuple(size), "mode": mode, "antialias": True, "align_corners": False}
+    try:
+        return F.interpolate(images, **given)
+    except NotImplementedError:
+        if images.device.type == "cpu":
+            raise
+        return F.interpolate(images.cpu(), **given).to(images.device)
+
+
 SCHEDULES = ("fraction", "table", "step")
 HELD = 7 / 8  # of training before the drop of "step": SimMIM's epoch 700 of 800
 

@@ -5,8 +5,11 @@ on with the other, or with another number of processes.
 """
 
 import copy
+import inspect
+from dataclasses import dataclass
 
 import torch
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -15,6 +18,20 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from mimlab.distributed import world
 
 MODEL, OPTIMISER = "model.safetensors", "optimizer.bin"  # Accelerate's names
+
+
+@dataclass
+class Unsynced(DistributedDataParallelKwargs):
+    """Accelerate's options of DistributedDataParallel, with the one that torch 2.13 brought."""
+
+    forward_sync_buffers: bool | None = None
+
+
+def unsynced():
+    """Options with which buffers are not sent at each step: all processes compute the same."""
+    if "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel).parameters:
+        return Unsynced(forward_sync_buffers=False)
+    return DistributedDataParallelKwargs(broadcast_buffers=False)
 
 
 class Copies:

@@ -6,7 +6,6 @@ import signal
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
 from torch.utils.data import DataLoader
 
 from mimlab import data, environment, masks, tokenizers
@@ -19,7 +18,7 @@ from mimlab.layers import decay_groups, schedule
 from mimlab.log import Log
 from mimlab.looking import film
 from mimlab.methods import Batch, Progress
-from mimlab.parallel import Copies, Shards
+from mimlab.parallel import Copies, Shards, unsynced
 from mimlab.progress import say
 from mimlab.run import Run
 
@@ -53,7 +52,7 @@ def _train(cfg, run, report):
         cpu=cfg.device == "cpu" or (cfg.world > 1 and not torch.cuda.is_available()),
         mixed_precision=cfg.precision,
         gradient_accumulation_steps=cfg.accumulate,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=[unsynced()],
     )
     device, first = accelerator.device, accelerator.is_main_process
     with accelerator.main_process_first():  # one process decodes and fits, the others read

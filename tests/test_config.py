@@ -132,7 +132,7 @@ def test_another_strategy_drops_the_papers_options_for_its_own():
         ({"processes": 3, "device": "cpu"}, "use a multiple of 3"),
         ({"device": "gpu"}, "auto, cpu, cuda, mps"),
         ({"precision": "fp64"}, "no, bf16, fp16"),
-        ({"precision": "fp16", "device": "cpu"}, "fp16' needs a GPU"),
+        ({"precision": "fp16", "device": "cpu"}, "fp16' needs an NVIDIA GPU"),
         ({"vocab": 1}, "vocab = 1"),
         ({"method_args": {"macth": False}}, "did you mean 'match'"),
     ],

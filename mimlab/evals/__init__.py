@@ -160,8 +160,6 @@ def scratch(settings, seed):
 
 
 def device(cfg: Evaluate):
-    import torch
+    from mimlab.config.device import best
 
-    if cfg.device != "auto":
-        return cfg.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return best() if cfg.device == "auto" else cfg.device

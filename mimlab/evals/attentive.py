@@ -56,7 +56,9 @@ class Attentive(nn.Module):
         projected once an image; a constant added to all of a head's logits changes nothing.
         """
         query = self.q(self.norm_q(self.query)).view(self.heads, -1)  # (h, D / h)
-        asked = torch.einsum("hc,hcd->hd", query, self.k.weight.view(self.heads, -1, x.shape[-1])) * self.norm_k.weight
+        keys = self.k.weight.view(self.heads, -1, x.shape[-1])  # (h, D / h, D)
+        # not as a product: torch 2.14 makes its gradient, an outer product, by Triton, which needs a C compiler
+        asked = (query[:, :, None] * keys).sum(dim=1) * self.norm_k.weight
         weights = (x @ asked.T / math.sqrt(query.shape[1])).softmax(dim=1)  # (B, T, h)
         seen = (weights.transpose(1, 2) @ x) * self.norm_v.weight + self.norm_v.bias  # (B, h, D)
         value = torch.einsum("bhd,hcd->bhc", seen, self.v.weight.view(self.heads, -1, x.shape[-1])).flatten(1)

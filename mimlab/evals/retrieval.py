@@ -30,10 +30,10 @@ def precisions(gallery, labels, queries, truth, chunk=None):
         raise Refused(f"class {min(lost)} has test images but no training image, so nothing of it can be retrieved")
     gallery, averages, firsts = normalize(gallery.float(), dim=1), [], []
     size = chunk or max(1, ROOM // (16 * len(gallery)))  # similarities, their order and the hits
-    place = torch.arange(1, len(gallery) + 1, device=gallery.device, dtype=torch.float64)
+    place = torch.arange(1, len(gallery) + 1, dtype=torch.float64)  # on the CPU: not every device has float64
     for rows, wanted in zip(queries.split(size), truth.split(size), strict=True):
         order = (normalize(rows.float(), dim=1) @ gallery.T).argsort(dim=1, descending=True, stable=True)
-        hit = labels[order] == wanted[:, None]  # (chunk, M)
+        hit = (labels[order] == wanted[:, None]).cpu()  # (chunk, M)
         precision = hit.cumsum(dim=1) / place
         averages.append((precision * hit).sum(dim=1) / hit.sum(dim=1))
         firsts.append(hit.int().argmax(dim=1))
@@ -51,7 +51,8 @@ def evaluate(encoder, train, test, *, pool: Literal["mean", "cls"] = "mean", dev
     where = next(encoder.parameters()).device
     gallery, queries = (pooled(encoder, images, pool, cache=cache).to(where) for images in (train, test))
     labels, truth = (torch.from_numpy(images.labels).to(where) for images in (train, test))
-    average, first = (found.cpu() for found in precisions(gallery, labels, queries, truth))
+    average, first = precisions(gallery, labels, queries, truth)
+    labels, truth = labels.cpu(), truth.cpu()
     share = torch.bincount(labels, minlength=classes).double() / len(labels)
     return {
         "metric": "map",

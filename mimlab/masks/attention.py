@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 import torch
 
 from mimlab.errors import Refused
+from mimlab.layers import resampled
 
 
 def score(images, grid, *, method):
@@ -37,7 +38,7 @@ def fit(images, encoder, grid):
     size = tuple(side * encoder.patch for side in encoder.grid)
     if images.shape[2:] == size:
         return images
-    return torch.nn.functional.interpolate(images, size=size, mode="bilinear", antialias=True)
+    return resampled(images, size, "bilinear")
 
 
 def rank(

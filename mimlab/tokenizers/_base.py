@@ -1,9 +1,9 @@
 """What every tokenizer is."""
 
 from torch import nn
-from torch.nn.functional import interpolate
 
 from mimlab.errors import Refused
+from mimlab.layers import resampled
 
 
 class Base(nn.Module):
@@ -61,7 +61,7 @@ def resize(images, grid, patch):
     size = (grid[0] * patch, grid[1] * patch)
     if tuple(images.shape[-2:]) == size:
         return images
-    return interpolate(images, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    return resampled(images, size).clamp(0, 1)
 
 
 def whole(name, value, least):
