@@ -52,8 +52,8 @@ def _train(cfg, run, report):
         cpu=cfg.device == "cpu" or (cfg.world > 1 and not torch.cuda.is_available()),
         mixed_precision=cfg.precision,
         gradient_accumulation_steps=cfg.accumulate,
-        kwargs_handlers=[unsynced()],
     )
+    accelerator.ddp_handler = unsynced()
     device, first = accelerator.device, accelerator.is_main_process
     with accelerator.main_process_first():  # one process decodes and fits, the others read
         images = open_data(cfg, "train")
