@@ -118,6 +118,16 @@ def parser():
     away.add_argument("--format", required=True, help="mae, beit, or timm")
     away.add_argument("--out", required=True, help="the folder to make; nothing is overwritten")
     away.add_argument("--step", type=int, help="weights of a kept checkpoint (default: the run's end)")
+    images = commands.add_parser(
+        "data", help="what a data set is, before any run: splits, classes, what is left out, near-duplicates"
+    )
+    images.add_argument(
+        "what", metavar="WHAT", help="a folder, a zip, an address, owner/name of a hub, or a source's name"
+    )
+    images.add_argument(
+        "options", nargs=argparse.REMAINDER, metavar="--size N --out FILE --OPTION VALUE",
+        help="pixels of an image (64); a page or picture to write (.html, .png); the source's options, as in data_args",
+    )  # fmt: skip
     page = commands.add_parser("report", help="one HTML page about runs, which opens without a network")
     page.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, its name in runs, newest, or a pattern")
     page.add_argument("--out", help="the file to write (default: report.html, of a single run in its folder)")
@@ -201,6 +211,10 @@ def main(arguments=None):
             from mimlab.export import export
 
             print(export(**given))
+        elif command == "data":
+            from mimlab.looking import dataset
+
+            print(dataset.command(given["what"], given["options"]))
         elif command == "report":
             from mimlab.report import report
 

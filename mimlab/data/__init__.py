@@ -159,9 +159,10 @@ def _tell(key, name, split, stored):
     about = {what: n for what, n in stored.about.get("left_out", {}).items() if what != "names with a dot"}
     said = [f"left out: {line({'left_out': about})}"] if about else []
     said += stored.about.get("notes", [])
-    if said and (key, name) not in TOLD:
-        TOLD.add((key, name))
-        print(one_line(f"data = {name} ({split}): {'; '.join(said)}"), file=sys.stderr)
+    said = one_line(f"data = {name} ({split}): {'; '.join(said)}") if said else None
+    if said and (key, said) not in TOLD:
+        TOLD.add((key, said))
+        print(said, file=sys.stderr)
 
 
 class Images:

@@ -8,7 +8,7 @@ that it has. What is held may leave out one value of 500, and a twentieth beyond
 beyond 1e30, the ends of 32 bits, what the TIFF tag GDAL_NODATA names) do not count, and are painted as `low`.
 
 Transparent pixels are laid over a background. Of more bands than three the first three count, of two the first. "White is
-zero" is turned. Colour profiles and gamma are not applied.
+zero" is turned, where it is of whole numbers in the range of the file's own bits. Colour profiles and gamma are not applied.
 """
 
 import io
@@ -34,7 +34,7 @@ TURNS = {
     2: TURN.FLIP_LEFT_RIGHT, 3: TURN.ROTATE_180, 4: TURN.FLIP_TOP_BOTTOM, 5: TURN.TRANSPOSE, 6: TURN.ROTATE_270,
     7: TURN.TRANSVERSE, 8: TURN.ROTATE_90,
 }  # fmt: skip
-ORIENTATION, SAMPLE_FORMAT, PHOTOMETRIC, BITS_PER_SAMPLE, GDAL_NODATA = 274, 339, 262, 258, 42113
+ORIENTATION, SAMPLE_FORMAT, PHOTOMETRIC, BITS_PER_SAMPLE, SAMPLES_PER_PIXEL, GDAL_NODATA = 274, 339, 262, 258, 277, 42113
 
 
 class Unreadable(Exception):
@@ -54,7 +54,7 @@ class Wide(NamedTuple):
         """Whether a value counts, bool (H, W, C)."""
         x = self.array
         if self.kind == "float":
-            good = np.abs(np.nan_to_num(x, nan=np.inf)) < NO_DATA
+            good = np.isfinite(x) & (np.abs(x) < NO_DATA if x.dtype.itemsize > 2 else True)
         else:
             good = (x > -(2**31)) & (x < 2**31 - 1) if x.dtype.itemsize > 2 else np.ones(x.shape, bool)
         return good if self.no_data is None else good & (x != self.no_data)
@@ -91,6 +91,8 @@ class Values:
         """(low, high) of an image's kind. Raises `Refused` where "auto" finds none."""
         if self.given != "auto":
             return self.given
+        if wide.inverted and wide.kind == "whole":
+            return 0.0, float(np.iinfo(wide.array.dtype).max)
         if not self.samples:
             return decided(wide.kind, wide.values())
         with self._lock:
@@ -107,7 +109,7 @@ class Values:
                     other = _opened(file)[0]
                 except Unreadable:
                     continue
-                if isinstance(other, Wide) and other.kind == wide.kind:
+                if isinstance(other, Wide) and (other.kind, other.inverted) == (wide.kind, wide.inverted):
                     found.append(other.values())
             if found:
                 return np.concatenate(found)
@@ -138,7 +140,7 @@ def decided(kind, values):
     ends = [(0, 2**bits - 1) for bits in BITS] if kind == "whole" else FLOATS
     for least, top in ends:
         if (least < high or least == 0) and high <= BEYOND * top:
-            if low < (1 - BEYOND) * top:
+            if low < (1 - BEYOND) * top or high < 0:
                 break
             return 0.0, float(top)
     what = "whole numbers" if kind == "whole" else "floats"
@@ -240,7 +242,7 @@ def _opened(file, draft=None, seen=None):
         try:
             image = Image.open(file, formats=formats())
         except Image.UnidentifiedImageError:
-            return _tiff(file, None)  # bands and numbers that Pillow has no mode for
+            return _tiff(file)  # bands and numbers that Pillow has no mode for
         with image:
             width, height = image.size
             if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
@@ -249,14 +251,19 @@ def _opened(file, draft=None, seen=None):
                 seen.add("pages")
             raw = str(image.tile[0][3]) if image.tile else ""
             tags = getattr(image, "tag_v2", {})
-            if ";16" in raw and image.mode in ("RGB", "RGBA", "LA"):  # of which Pillow keeps 8 bits
-                if image.format == "TIFF":
-                    return _tiff(file, image)
-                if image.format == "PNG":
-                    return _png(file), _orientation(image)
+            if image.format == "PNG" and ";16" in raw and image.mode in ("RGB", "RGBA", "LA"):  # Pillow keeps 8 bits
+                return _png(file), _orientation(image)
+            bands, bits = (np.atleast_1d(tags.get(tag, 1)) for tag in (SAMPLES_PER_PIXEL, BITS_PER_SAMPLE))
+            if bands[0] > 1 and max(bits) > 8 and tags.get(PHOTOMETRIC) in (0, 1, 2):
+                return _tiff(file)
             if draft:
                 image.draft("RGB", (draft, draft))  # JPEG only: a smaller inverse DCT
-            image.load()
+            try:
+                image.load()
+            except Exception:
+                if image.format != "TIFF":
+                    raise
+                return _tiff(file)
             told = _orientation(image)
             signed = 2 in np.atleast_1d(tags.get(SAMPLE_FORMAT, 1))
             if image.mode.startswith("I") or image.mode == "F" or (signed and image.mode == "L"):
@@ -301,8 +308,8 @@ def _png(file):
     return _banded(pixels, alpha=pixels.shape[2] - 1 if pixels.shape[2] in (2, 4) else None)
 
 
-def _tiff(file, image):
-    """(image, orientation) of a TIFF by tifffile, which knows what Pillow does not; `image`: Pillow's, if it has any."""
+def _tiff(file):
+    """(image, orientation) of a TIFF by tifffile, which knows what Pillow does not."""
     import tifffile
 
     raw = _bytes(file)

@@ -185,9 +185,8 @@ def _parts(path, table, codes, holdout, train_split, test_split):
         given = named.get(f"{part}_split")
         if given is not None:
             return [given]
-        names = _splits.named(part, there)
-        if part == "test" and not names:
-            names = _splits.named("val", there)
+        roles = [_splits.role(part)] + ["val"] * (part == "test")
+        names = next(filter(None, ([n for n in there if _splits.role(n) == role] for role in roles if role)), [])
         if len(names) > 1:
             raise Refused(
                 f"{shown(str(path))}: {' and '.join(names)} could each be the split {part}; say which by "

@@ -106,7 +106,7 @@ class Coco:
                 other += 1
         store.check(self.names)
         out = {
-            "images of other splits or without one": table["others"],
+            "images of no split": table["others"],
             "objects of classes that training lacks": other,
         }
         self.about = {"images": {split: len(self.images)}, "classes": len(self.classes), "notes": []}
@@ -272,10 +272,11 @@ def _table(store, split, given, images_in, measured):
     try:
         raw = store.read(chosen)
         table, memo = json.loads(raw), Memo("coco masks", cache.digest(raw))
-        images, every = table["images"], len(table["images"])
+        images, others = table["images"], 0
         if not all(isinstance(table[key], list) for key in ("images", "annotations", "categories")):
             raise TypeError("images, annotations and categories should be lists")
         if any("split" in one for one in images):
+            others = sum(_splits.role(one.get("split")) is None for one in images)
             roles = {_splits.role(one.get("split")) for one in images}
             parts = (split,) if split == "train" or "test" in roles else ("test", "val")
             images = [one for one in images if _splits.role(one.get("split")) in parts]
@@ -310,7 +311,7 @@ def _table(store, split, given, images_in, measured):
         "names": names,
         "annotations": annotations,
         "categories": categories,
-        "others": every - len(images),
+        "others": others,
     }
 
 
