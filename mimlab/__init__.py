@@ -16,6 +16,7 @@ _WHERE = {
     "Scenes": "mimlab.config",
     "Tokens": "mimlab.config",
     "Refused": "mimlab.errors",
+    "trust": "mimlab.trusted",
     "Run": "mimlab.run",
     "pretrain": "mimlab.train",
     "evaluate": "mimlab.evals",

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mimlab.errors import Refused
+from mimlab import files, remote
+from mimlab.errors import Refused, shown
 from mimlab.find import closest
 from mimlab.groups import differ, flat, groups
-from mimlab.run import Run
+from mimlab.run import Run, opened, runs_called
 from mimlab.settings import place
 
 AXES = ("step", "epoch", "images", "hours")
@@ -30,21 +31,21 @@ def select(names, out="runs"):
     """
     found = {}
     for name in filter(None, (part.strip() for part in names.split(","))):
-        if any(sign in name for sign in "*?["):
+        if not runs_called(name, out) and any(sign in name for sign in "*?["):
             base = Path(name).parent if os.path.isabs(name) else place(out)
             pattern = Path(name).name if os.path.isabs(name) else name
             folders = sorted(path.parent for path in base.glob(f"{pattern}/config.json"))
-            if not folders:
-                raise Refused(f"runs = {name!r}: no run in {str(base)!r} fits; pre-train one with notebook 03 first")
-            runs = [Run.open(folder) for folder in folders]
+            runs = opened(folders)
+            if not runs:
+                raise Refused(
+                    f"runs = {shown(name)}: no run in {str(base)!r} fits; pre-train one with notebook 03 first"
+                )
         else:
             there = sorted(path.parent.name for path in place(out).glob("*/config.json"))
-            known = name == "newest" or any(
-                (p / "config.json").is_file() for p in (Path(name), place(name), place(out) / name)
-            )
+            known = name == "newest" or remote.away(name) or runs_called(name, out)
             if not known:
                 raise Refused(
-                    f"runs: there is no run {name!r}{closest(name, there)}; in {out!r}: {', '.join(there) or 'none'}"
+                    f"runs: there is no run {shown(name)}{closest(name, there)}; in {str(out)!r}: {', '.join(there) or 'none'}"
                 )
             runs = [Run.find(name, out)]
         found |= {run.path.resolve(): run for run in runs}
@@ -63,11 +64,18 @@ def running(run):
     except ImportError:  # no such locks on Windows: a file that grew a minute ago
         log = run.path / "metrics.jsonl"
         return log.exists() and time.time() - log.stat().st_mtime < 60
-    with open(lock) as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    try:
+        handle = os.open(lock, os.O_RDONLY | files.NONBLOCK | files.NOFOLLOW)
+    except OSError:  # not ours to read
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
     return False
 
 

@@ -37,6 +37,12 @@ def one_line(text):
     return _middle(text, LONGEST)
 
 
+def reason(error):
+    """What an exception says in its first line, or the name of its kind where it says nothing."""
+    said = getattr(error, "strerror", None) or str(error)
+    return next((line.strip() for line in str(said).splitlines() if line.strip()), type(error).__name__)
+
+
 def shown(value):
     """`repr` of any value in at most some hundred characters, in a time that does not depend on how much it holds."""
     try:

@@ -9,6 +9,7 @@ import sys
 import typing
 from types import CellType, CodeType, ModuleType, NoneType, SimpleNamespace
 
+from mimlab import trusted
 from mimlab.errors import Refused, shown
 
 
@@ -72,6 +73,7 @@ def _own(kind, name):
             f"{kind}: {shown(name)} is no dotted name such as package.module, and no path is taken here{folder}; "
             f"there are: {', '.join(names(kind))}"
         )
+    trusted.importable(name)
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -5,7 +5,7 @@ What does not change the result (the folder, the name, the device, ...) tells no
 
 from mimlab import strict
 from mimlab.config import Pretrain
-from mimlab.run import Run
+from mimlab.run import finished
 
 FIRST = (
     "method",
@@ -73,7 +73,7 @@ def members(runs):
         settings = {name: value for name, value in config["settings"].items() if name not in (*Pretrain.FREE, "seed")}
         # a share of the images is drawn with the seed, so that its fingerprint is another for each
         drawn = settings.get("fraction", 1.0) < 1
-        images = [config["images"], config.get("classes")] if drawn else config["data_fingerprint"]
+        images = [config["images"], config["classes"]] if drawn else config["data_fingerprint"]
         found.setdefault(strict.dumps([settings, images], sort_keys=True), []).append(run)
     together = []
     for some in found.values():
@@ -86,8 +86,8 @@ def members(runs):
 
 def seeds_of(run):
     """The run, and the finished ones beside it in its folder that differ from it in the seed alone."""
-    beside = [Run(path.parent) for path in sorted(run.path.parent.glob("*/encoder.safetensors"))]
-    there = [one for one in beside if one.path.resolve() != run.path.resolve() and (one.path / "config.json").is_file()]
+    there = [one for one in finished(run.path.parent.resolve()) if one.path.resolve() != run.path.resolve()]
+    there = sorted(there, key=lambda one: str(one.path))
     return next(some for some in members([run, *there]) if run in some)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from mimlab import environment, strict
+from mimlab import environment, files, strict
 from mimlab.errors import Failed, Refused, shown
 from mimlab.progress import Bar
 from mimlab.run import Run, write
@@ -62,6 +62,7 @@ def launch(cfg, run, report):
             "mimlab study --executor slurm does"
         )
     run.make()
+    files.unlinked(run.path)
     settings, log = run.path / "launch.json", run.path / "workers.log"
     write(settings, strict.dumps(cfg.dict()))
     root = Path(importlib.util.find_spec("mimlab").origin).parent.parent
@@ -74,7 +75,7 @@ def launch(cfg, run, report):
     if not run.finished:
         run.forget_after(max(run.checkpoints(), default=0))  # what the children will do again
     seen, bar = 0, None  # `seen`: bytes of metrics.jsonl
-    with open(log, "w") as out:
+    with files.growing(log, fresh=True) as out:
         child = subprocess.Popen(
             command(cfg, settings), stdout=out, stderr=subprocess.STDOUT, env=env, start_new_session=True
         )

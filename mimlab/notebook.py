@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mimlab import kernel, light, parameters_cell, remote, yaml_text
+from mimlab import kernel, light, parameters_cell, remote, trusted, yaml_text
 from mimlab.errors import Refused, shown
 from mimlab.find import closest
 from mimlab.places import places
@@ -98,6 +98,8 @@ def read_parameters(path):
     found = yaml_text.read(path, "parameters")
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise Refused(f"parameters = {shown(str(path))} should hold names with values")
+    if remote.away(path):
+        trusted.check_all(found, f"the parameters '{path}'")
     return found
 
 

@@ -56,6 +56,10 @@ class Copies:
         """Write a checkpoint, after `gather`; called on the first process alone."""
         self.accelerator.save_state(str(folder))
 
+    def not_finite(self):
+        """How many numbers of weights and optimiser are not finite, on any process, after `gather`; all must call it."""
+        return counted(self.accelerator, self.shown.state_dict(), self.optimiser.state_dict())
+
     def load(self, folder):
         """Read a checkpoint; every process does."""
         self.accelerator.load_state(str(folder))
@@ -91,6 +95,9 @@ class Shards:
         save_file(weights, folder / MODEL, metadata={"format": "pt"})
         torch.save(optimiser, folder / OPTIMISER)
 
+    def not_finite(self):
+        return counted(self.accelerator, *self.state)
+
     def load(self, folder):
         from safetensors.torch import load_file
 
@@ -100,6 +107,14 @@ class Shards:
         for number, values in state["state"].items():
             state["state"][number] = {name: cut(value, parameters[number]) for name, value in values.items()}
         self.optimiser.load_state_dict(state)
+
+
+def counted(accelerator, *states):
+    """`run.not_finite` of all processes together, as a number."""
+    from mimlab.run import not_finite
+
+    count = not_finite(*states).to(accelerator.device)
+    return int(accelerator.reduce(count, "sum"))
 
 
 def shard(method):

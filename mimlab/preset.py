@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mimlab import remote, yaml_text
+from mimlab import remote, trusted, yaml_text
 from mimlab.errors import Refused, shown
 from mimlab.settings import place
 
@@ -38,6 +38,8 @@ def read(path):
         raise Refused(f"preset = '{path}' has {names}; expected {', '.join(FIELDS)}")
     if not isinstance(found["mask"], str):  # a ratio may be text, as everywhere
         raise Refused(f"preset = '{path}': mask = {shown(found['mask'])} is not text")
+    if remote.away(path):
+        trusted.check("mask", found["mask"], f"the preset '{path}'")
     return found
 
 

@@ -82,7 +82,9 @@ def about(run):
     told = {
         name: value for name, value in config["settings"].items() if value is not None and name not in ("out", "run")
     }
-    paper = flat(find("methods", told["method"]).RECIPE.get(told["recipe"], {}))
+    paper = flat(
+        find("methods", run.settings.method).RECIPE.get(told["recipe"], {})
+    )  # refuses a module that it only names
     settings = flat(told)
     rows, marked = [], []
     for name, value in settings.items():

@@ -1,7 +1,9 @@
 """What all settings classes share: reading, coercion by type, help, and the text of a notebook's cell."""
 
+import contextlib
 import dataclasses
 import difflib
+import glob
 import math
 import os
 import re
@@ -13,7 +15,7 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
-from mimlab import remote, strict, yaml_text
+from mimlab import files, remote, strict, trusted, yaml_text
 from mimlab.errors import Refused, shown
 from mimlab.find import closest, label
 
@@ -40,8 +42,29 @@ def place(folder):
     return Path(os.environ.get("MIMLAB_ROOT", "")) / folder
 
 
+def folder_of(cfg, name):
+    """`out` / `name`-hash of a settings class with a `fingerprint`, or the folder of the earlier format with the same settings.
+
+    That one has six digits of a hash in its name, so all settings are compared.
+    """
+    from mimlab.run import Run, differing, is_run
+
+    clean = "".join(sign if sign.isprintable() and sign not in "/\\" else "_" for sign in name).lstrip(".")
+    clean = clean.encode("utf-8", "replace")[:180].decode("utf-8", "ignore")
+    folder = place(cfg.out) / f"{clean}-{cfg.fingerprint}"
+    for earlier in () if is_run(folder) else sorted(folder.parent.glob(f"{glob.escape(clean)}-??????")):
+        if re.fullmatch("[0-9a-f]{6}", earlier.name[-6:]) and is_run(earlier):
+            with contextlib.suppress(Refused):  # a damaged one is no run of these settings
+                about = Run(earlier).config
+                if about["format"] < 2 and not differing(cfg, about["settings"]):
+                    return earlier
+    return folder
+
+
 class Settings:
     """Reading, checking and writing, shared by the dataclasses of `config`."""
+
+    FOLDERS = ()
 
     def __post_init__(self):
         """Every value as its field's type, whoever gives it: `coerce`. An empty text stays one, as a recipe may have it."""
@@ -50,6 +73,14 @@ class Settings:
             if not (isinstance(value, str) and not value and str in _kinds(f.type)):
                 found = coerce(f.name, value, f.type, f.metadata["many"])
                 object.__setattr__(self, f.name, found)  # they are frozen
+        trusted.told(vars(self))
+        self.check_folder()
+
+    def check_folder(self):
+        """Refuse a name of the run's folder that is none; `FOLDERS` are the fields that hold one."""
+        for name in self.FOLDERS:
+            if getattr(self, name) is not None:
+                files.one_name(name, getattr(self, name))
 
     @classmethod
     def read(cls, source):

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from mimlab import data, environment, masks, tokenizers
 from mimlab.batches import Batches
 from mimlab.distributed import generator_for, mine, rank, world
-from mimlab.errors import Refused
+from mimlab.errors import Refused, reason
 from mimlab.find import options
 from mimlab.heap import kept
 from mimlab.layers import decay_groups, schedule
@@ -76,6 +76,8 @@ def _train(cfg, run, report):
         images.require_labels()
     if first:
         run.start(cfg, images, plain.encoder.spec)
+        run.repair(cfg.keep_weights)
+    accelerator.wait_for_everyone()
     if run.finished:
         return run
     saved = run.checkpoints()
@@ -97,14 +99,19 @@ def _train(cfg, run, report):
             parallel.load(saved[start])
         except Exception as error:  # safetensors, zip and pickle each have their own
             raise Refused(
-                f"checkpoint {saved[start]} is truncated or damaged ({str(error).splitlines()[0]}); delete that folder to begin anew"
+                f"checkpoint {saved[start]} is truncated or damaged ({reason(error)}); delete that folder to begin anew"
             ) from None
+        parallel.gather()
+        if bad := parallel.not_finite():
+            raise Refused(
+                f"checkpoint {saved[start]} holds {bad:,} numbers that are not finite; delete that folder to begin anew"
+            )
     if first:
         run.forget_after(start)
         film.forget_after(run, start)
     camera = film.Camera(cfg, run, filmed, parallel.shown) if filmed is not None else None
-    if camera and start == 0:
-        camera.take(0)
+    if camera and not camera.has(start):
+        camera.take(start)
     log = Log(cfg, run, accelerator, steps, each, start, report, test)
     if first and start == 0 and tokenizer is not None:
         log.tokens(tokenizer, images, grid)
@@ -121,10 +128,16 @@ def _train(cfg, run, report):
     def save(step):
         accelerator.wait_for_everyone()
         parallel.gather()
+        if bad := parallel.not_finite():
+            good = f"step {last_good}, in {run.path / 'checkpoint'}" if last_good is not None else "none yet"
+            raise FloatingPointError(
+                f"the update of step {step} left {bad:,} numbers of weights and optimiser that are not finite (nan or inf); "
+                f"last good checkpoint: {good}. A smaller lr, clip = 1, or precision = 'no' often helps"
+            )
         if first:
-            run.save(step, parallel.save, cfg.keep_weights)
-            if camera:
+            if camera:  # before the checkpoint, from which training would go on without it
                 camera.take(step)
+            run.save(step, parallel.save, cfg.keep_weights)
         accelerator.wait_for_everyone()
 
     with stopping() as stop, contextlib.closing(log):

@@ -33,6 +33,8 @@ def free_port():
 def folder(tmp_path):
     """`make(name, rows, evals, **settings)` writes a run folder without training."""
 
+    from run_cases import finish
+
     import mimlab
     from mimlab.run import Run
 
@@ -47,7 +49,7 @@ def folder(tmp_path):
         for protocol, content in (evals or {}).items():
             (path / "evals" / f"{protocol}.json").write_text(json.dumps(content))
         if finished:
-            (path / "encoder.safetensors").touch()
+            finish(path)
         return Run(path)
 
     make.out = str(tmp_path)

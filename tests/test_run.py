@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from run_cases import finish
 
 import mimlab
 from mimlab.errors import Refused
@@ -14,7 +15,7 @@ def fake(path, finished=True):
     settings = mimlab.Pretrain(out=str(path.parent)).resolved().dict()
     (path / "config.json").write_text(json.dumps({"settings": settings, "data_fingerprint": "x"}))
     if finished:
-        (path / "encoder.safetensors").write_bytes(b"")
+        finish(path)
     return Run(path)
 
 

@@ -7,7 +7,7 @@ from mimlab import strict
 from mimlab.config.device import check_device
 from mimlab.errors import Refused, shown
 from mimlab.find import check_options, closest, find
-from mimlab.settings import Settings, check_seed, place, setting, within
+from mimlab.settings import Settings, check_seed, folder_of, place, setting, within
 
 TASKS = ("detect", "segment")
 
@@ -58,6 +58,7 @@ class Detect(Settings):
     run: str | None = setting(None, "name of the folder; None: task-init-data-seed-hash")
 
     # What may differ when training goes on.
+    FOLDERS = ("run",)
     FREE = ("out", "run", "workers", "log_every", "checkpoint_every", "evaluate_every", "device")
     # What may differ between two transfers that are compared: where the encoder comes from, and the seed.
     STARTS = ("init", "load", "encoder", "encoder_args", "patch_size", "seed")
@@ -93,23 +94,25 @@ class Detect(Settings):
 
     @property
     def fingerprint(self):
-        """Six hex digits of everything that the result depends on."""
-        return self._digest(self.FREE)
+        """16 hex digits of everything that the result depends on."""
+        return self._digest(self.FREE, 8)
 
     @property
     def schedule(self):
         """Six hex digits of what two transfers must share to be compared: data, model and schedule."""
         return self._digest((*self.FREE, *self.STARTS))
 
-    def _digest(self, left_out):
+    def _digest(self, left_out, bytes=3):
         kept = {name: value for name, value in self.dict().items() if name not in left_out}
-        return hashlib.blake2b(strict.dumps(kept, sort_keys=True).encode(), digest_size=3).hexdigest()
+        return hashlib.blake2b(strict.dumps(kept, sort_keys=True).encode(), digest_size=bytes).hexdigest()
 
     def folder(self):
         """Where results are: `out` / task-init-data-seed-hash, or `out` / `run`."""
         cfg = self.resolved()
         init = cfg.init.rstrip("/").split("/")[-1].removesuffix(".safetensors").removesuffix(".pth")
-        return place(cfg.out) / (cfg.run or f"{cfg.task}-{init}-{cfg.data}-s{cfg.seed}-{cfg.fingerprint}")
+        if cfg.run:
+            return place(cfg.out) / cfg.run
+        return folder_of(cfg, f"{cfg.task}-{init}-{cfg.data}-s{cfg.seed}")
 
     def log(self):
         """Where progress is written, a line every so many steps."""

@@ -35,6 +35,8 @@ class Evaluate(Settings):
     device: str = setting("auto", "auto, cpu, cuda or mps")
     out: str = setting("runs", "where `newest` looks")
 
+    FOLDERS = ("name",)
+
     def resolved(self):
         """The run's folder in place of `newest`, the result's name, every other name checked."""
         from mimlab.run import Run
@@ -44,8 +46,6 @@ class Evaluate(Settings):
         within("validation", self.validation, 0, 0.9)
         check_device(self.device, "no")
         self.check_data()
-        if self.name is not None and (not self.name or set(self.name) & set("/\\") or self.name.startswith(".")):
-            raise Refused(f"name = {shown(self.name)} is no file name, such as knn-k5")
         if self.name not in (None, self.plain_name()) and self.evaluation == "all":
             raise Refused(f"name = {shown(self.name)}: evaluation = 'all' writes a file for each, by its own name")
         cfg = self.replace(name=self.name or self.plain_name())

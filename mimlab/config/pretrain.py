@@ -11,7 +11,7 @@ from mimlab import preset, strict
 from mimlab.config.device import check_compiler, check_device
 from mimlab.errors import Refused, shown
 from mimlab.find import check_options, find, label, options
-from mimlab.settings import Settings, check_seed, place, setting, whole, within
+from mimlab.settings import Settings, check_seed, folder_of, place, setting, whole, within
 
 IMAGENET = 1_281_167  # training images; "equal updates" counts 300 epochs of them (papers' Table 3)
 
@@ -96,6 +96,7 @@ class Pretrain(Settings):
     out: str = setting("runs", "where run folders are made, under MIMLAB_ROOT if that is set")
     run: str | None = setting(None, "name of the run folder; None: method-encoder-data-seed-hash")
 
+    FOLDERS = ("run",)
     # What may differ when a run goes on.
     FREE = (
         "out",
@@ -290,18 +291,21 @@ class Pretrain(Settings):
 
     @property
     def fingerprint(self):
-        """Six hex digits of everything that the result depends on."""
+        """16 hex digits of everything that the result depends on."""
         kept = {name: value for name, value in self.dict().items() if name not in self.FREE}
-        return hashlib.blake2b(strict.dumps(kept, sort_keys=True).encode(), digest_size=3).hexdigest()
+        return hashlib.blake2b(strict.dumps(kept, sort_keys=True).encode(), digest_size=8).hexdigest()
 
     def folder(self):
-        """Where the run lives: `out` / method-encoder-data-seed-hash, or `out` / `run`."""
+        """Where the run lives: `out` / method-encoder-data-seed-hash, or `out` / `run`.
+
+        A run of the earlier format, whose name has six digits of the hash, is found by its settings.
+        """
         cfg = self.resolved()
         if cfg.run:
             return place(cfg.out) / cfg.run
         share = "" if cfg.fraction == 1 else f"_{cfg.fraction:g}"
-        name = f"{cfg.method}-{cfg.encoder}-{cfg.data}{share}-s{cfg.seed}-{cfg.fingerprint}"
-        return place(cfg.out) / name.replace("/", "_")
+        name = f"{cfg.method}-{cfg.encoder}-{cfg.data}{share}-s{cfg.seed}"
+        return folder_of(cfg, name)
 
     def log(self):
         """Where progress is written, a line every so many steps."""

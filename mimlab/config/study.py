@@ -19,6 +19,8 @@ class Study(Settings):
     )
     out: str = setting("studies", "where studies are, under MIMLAB_ROOT if that is set")
 
+    FOLDERS = ("study",)
+
     def resolved(self):
         """Refuses a name that none of the studies there has; the default one is shown as empty until it is started."""
         within("follow", self.follow or 0, 0, 1e7, " seconds")

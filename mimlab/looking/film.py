@@ -8,22 +8,25 @@ generator that training draws from is touched, and everything is in eval mode.
 """
 
 import contextlib
+import io
+import re
 import sys
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from mimlab import data, masks
+from mimlab import data, files, masks
 from mimlab.data.augment import Plain
 from mimlab.distributed import generator_for
-from mimlab.errors import Refused
+from mimlab.errors import Refused, reason
+from mimlab.progress import say
 from mimlab.run import Run
 
 FIXED = "fixed.npz"  # beside the frames: the images and the mask
 ROOM = 1 << 20  # numbers of a frame's features, 2 MiB; of wider ones a projection is kept
+UNPACKED = 1 << 30  # bytes that a file of arrays may unpack to
 IMAGES = 4  # of a film made from kept weights
 
 
@@ -155,7 +158,7 @@ class Camera:
     def __init__(self, cfg, run, images, method):
         """`images`: the source that they are chosen from; a film that was begun keeps its own."""
         self.method, self.folder = method, run.path / "film"
-        kept = _load(self.folder / FIXED)
+        kept = _fixed(self.folder, (cfg.image_size // cfg.patch_size) ** 2)
         if kept is None:
             shown = chosen(images, cfg.film, cfg.seed, cfg.image_size)
             mask = hidden(cfg, shown, method)
@@ -163,6 +166,10 @@ class Camera:
             self._write(FIXED, kept)
         self.images = torch.from_numpy(kept["images"])
         self.mask = torch.from_numpy(kept["mask"]) if "mask" in kept else None
+
+    def has(self, step):
+        """Whether the frame of `step` is there and can be read."""
+        return bool(_load(self.folder / f"{step:08d}.npz"))
 
     def take(self, step):
         """Write the frame of `step`. What goes wrong is said and ends no training."""
@@ -172,22 +179,25 @@ class Camera:
             print(f"warning: no frame of step {step}: {error}", file=sys.stderr)
 
     def _write(self, name, arrays):
-        aside = self.folder / f"{name}.part"
         try:
             self.folder.mkdir(exist_ok=True)
-            with open(aside, "wb") as file:
+            with files.aside(self.folder / name) as fresh, open(fresh, "wb") as file:
                 np.savez_compressed(file, **arrays)
-            aside.replace(self.folder / name)
-        except OSError as error:
-            aside.unlink(missing_ok=True)
-            print(f"warning: cannot write film/{name}: {error.strerror}", file=sys.stderr)
+        except (OSError, Refused) as error:
+            print(f"warning: cannot write film/{name}: {reason(error)}", file=sys.stderr)
 
 
 def forget_after(run, step):
     """Drop frames beyond the checkpoint that training goes on from."""
-    for path in (run.path / "film").glob("[0-9]*.npz"):
-        if int(path.stem) > step:
+    for at, path in _frames(run).items():
+        if at > step:
             path.unlink()
+
+
+def _frames(run):
+    """Files of the frames, {step: path}, oldest first."""
+    found = (p for p in (run.path / "film").glob("*.npz") if re.fullmatch("[0-9]{1,15}", p.stem))
+    return {int(path.stem): path for path in sorted(found, key=lambda path: int(path.stem))}
 
 
 # afterwards
@@ -196,20 +206,61 @@ def forget_after(run, step):
 def _load(path):
     """The arrays of a file, or None where it is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(files.read(path)), allow_pickle=False) as file:
+            if (
+                not isinstance(file, np.lib.npyio.NpzFile)
+                or sum(one.file_size for one in file.zip.infolist()) > UNPACKED
+            ):
+                return None
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+    except Exception:  # zip, zlib, numpy and the disk each have their own
         return None
 
 
 def read(run):
     """The `Film` that a run kept while it trained; damaged frames are left out. `Refused` where it kept none."""
-    fixed = _load(run.path / "film" / FIXED)
-    found = {int(path.stem): _load(path) for path in sorted((run.path / "film").glob("[0-9]*.npz"))}
-    found = {step: arrays for step, arrays in found.items() if arrays}
-    if fixed is None or not found:
+    grid = _grid(run)
+    n = grid[0] * grid[1]
+    fixed = _fixed(run.path / "film", n)
+    paths = _frames(run)
+    found = {step: _load(path) for step, path in paths.items()} if fixed else {}
+    told = {step: _shapes(arrays, fixed["images"], n) for step, arrays in found.items() if arrays}
+    last = next(reversed([shapes for shapes in told.values() if shapes]), {})
+    kept = {
+        step: found[step]
+        for step, shapes in told.items()
+        if shapes and all(shapes[name] == last[name] for name in shapes.keys() & last.keys())
+    }
+    if len(kept) < len(paths):
+        say(f"left out: {len(paths) - len(kept)} of {len(paths)} frames in {run.path / 'film'}, which are damaged")
+    if not kept:
         raise Refused(f"run {run.path.name} has kept no film; film = 4 keeps one of four images while it trains")
-    return _joined(found, fixed["images"], fixed.get("mask"), run)
+    return _joined(kept, fixed["images"], fixed.get("mask"), run)
+
+
+def _fixed(folder, n):
+    """Images and perhaps the mask of a film, or None where they are missing or not what `Camera` writes; n patches."""
+    found = _load(folder / FIXED) or {}
+    images, mask = found.get("images"), found.get("mask")
+    good = images is not None and images.dtype == np.uint8 and images.ndim == 4 and images.shape[1] == 3 and len(images)
+    if good and mask is not None:
+        good = mask.dtype == bool and mask.shape == (len(images), n)
+    return found if good else None
+
+
+def _shapes(arrays, images, n):
+    """{name: shape} of a frame's arrays, or None where one is not what `frame` writes."""
+    try:
+        note = arrays["note"]
+        shapes = {name: value.shape for name, value in arrays.items() if name in ("filled", "attention", "features")}
+        good = note.ndim == 0 and note.dtype.kind == "U" and "features" in shapes
+        good = good and len(shapes["features"]) == 3 and shapes["features"][:2] == (len(images), n)
+        good = good and shapes.get("filled", images.shape) == images.shape
+        good = good and shapes.get("attention", (len(images), n)) == (len(images), n)
+        types = {"filled": np.uint8, "attention": np.float16, "features": np.float16}
+        return shapes if good and all(arrays[name].dtype == types[name] for name in shapes) else None
+    except (KeyError, AttributeError, TypeError):
+        return None
 
 
 def computed(run, count=IMAGES):

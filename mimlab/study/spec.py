@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimlab import remote, yaml_text
+from mimlab import remote, trusted, yaml_text
 from mimlab.errors import Refused, shown
 from mimlab.find import closest
 from mimlab.settings import SEEDS, coerce, data_only, place, within
@@ -68,6 +68,8 @@ def read(path, scale=None, given=None):
     The path may be an address that fsspec opens. Raises Refused for whatever has no place in it.
     """
     content = _yaml(path)
+    if remote.away(path):
+        trusted.check_all(content, f"the study '{path}'")
     for name, value in content.items():
         _check_key(path, name, value, KEYS)
     scales = content.pop("scale", {})

@@ -1,12 +1,14 @@
 """What is done, running, stopped or failed: read from the run folders alone, so it cannot be out of date."""
 
 import contextlib
-import json
+import math
 import os
 import time
 from typing import NamedTuple
 
-from mimlab.errors import Refused
+from mimlab import files
+from mimlab.errors import Refused, reason
+from mimlab.run import Run
 
 STATES = ("done", "running", "stopped", "queued", "failed")
 LOCK, FAILED, RESULT = "study.lock", "failed.json", "result.json"
@@ -24,26 +26,22 @@ class State(NamedTuple):
 
 @contextlib.contextmanager
 def claimed(folder):
-    """Yields whether this process alone may work in the folder; the lock goes with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "w") as handle:
-        yield _lock(handle)
+    """Yields whether this process alone may work in the folder; the lock goes with the process, however it ends.
 
-
-def _lock(handle):
+    Raises `Refused` for a folder with links inside.
+    """
     try:
-        import fcntl
-    except ImportError:  # no such locks on Windows
-        return True
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > end:
-                return False
+        folder.mkdir(parents=True, exist_ok=True)
+        files.unlinked(folder)
+        end = time.monotonic() + PATIENCE
+        while True:
+            with files.locked(folder / LOCK) as ours:
+                if ours or time.monotonic() > end:
+                    yield ours
+                    return
             time.sleep(0.1)
+    except OSError as error:
+        raise Refused(f"cannot write in {folder}: {reason(error)}") from None
 
 
 def held(path):
@@ -51,12 +49,17 @@ def held(path):
     try:
         import fcntl
 
-        with open(path) as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        handle = os.open(path, os.O_RDONLY | files.NONBLOCK | files.NOFOLLOW)
     except (ImportError, OSError):
         return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
     return False
 
 
@@ -65,7 +68,7 @@ def task_state(task):
     if (task.path / FAILED).is_file():
         return "failed"
     cut = task.output.with_name(f"{task.output.stem}.running.ipynb").exists()
-    if mark(task).is_file() and not cut:
+    if done(task) and not cut:
         return "done"
     begun = cut or (task.kind == "pretrain" and (task.path / "config.json").is_file())
     return "stopped" if begun else "queued"
@@ -78,6 +81,16 @@ def mark(task):
     return task.path / ("encoder.safetensors" if task.kind == "pretrain" else RESULT)
 
 
+def done(task):
+    """Whether what the task leaves is there and can be read: whole weights, or JSON."""
+    if task.kind == "pretrain":
+        return Run(task.path).finished
+    try:
+        return bool(files.load(mark(task)))
+    except (OSError, Refused):
+        return False
+
+
 def todo(job, retry=False):
     """The tasks that a worker would execute now: an evaluation needs a finished run."""
     found = []
@@ -85,7 +98,7 @@ def todo(job, retry=False):
         state = task_state(task)
         if state in ("queued", "stopped") or (state == "failed" and retry):
             found.append(task)
-        elif state == "failed" and task.kind == "pretrain" and not (task.path / "encoder.safetensors").is_file():
+        elif state == "failed" and task.kind == "pretrain" and not done(task):
             break
     return found
 
@@ -111,21 +124,21 @@ def job_state(job):
 def failure(task):
     """What a failed task said, its first line."""
     try:
-        return json.loads((task.path / FAILED).read_text())["said"].splitlines()[0]
-    except (OSError, ValueError, KeyError, IndexError):
+        return files.load(task.path / FAILED)["said"].splitlines()[0]
+    except (OSError, Refused, KeyError, IndexError, AttributeError):
         return "failed.json is damaged; see study.log"
 
 
 def progress(task):
     """The latest line that the task's run logged: step, loss, time left; '' before the first."""
-    row = last(log_of(task)) or {}
-    if not row.get("steps"):
+    row = {name: value for name, value in (last(log_of(task)) or {}).items() if type(value) in (int, float)}
+    if not row.get("steps") or "step" not in row:
         return ""
     said = f"step {row['step']:,} of {row['steps']:,}"
-    if isinstance(row.get("loss"), (int, float)):
+    if "loss" in row:
         said += f", loss {row['loss']:.4g}"
     left = row.get("seconds_left")
-    return said + (f", {clock(left)} left" if left else "")
+    return said + (f", {clock(left)} left" if left and math.isfinite(left) else "")
 
 
 def log_of(task):
@@ -138,16 +151,21 @@ def log_of(task):
 def last(path, most=4096):
     """The last whole JSON line of a file, read from its end, or None."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - most))
             lines = file.read().rpartition(b"\n")[0].splitlines()
     except OSError:
         return None
     for line in reversed(lines):
         with contextlib.suppress(ValueError):
-            row = json.loads(line)
+            row = files.loads(line)
             return row if isinstance(row, dict) else None
     return None
+
+
+def _without_waiting(path, flags):
+    """A descriptor; a pipe without a writer would be waited for."""
+    return os.open(path, flags | files.NONBLOCK)
 
 
 def clock(seconds):
@@ -158,11 +176,8 @@ def clock(seconds):
 
 def save(folder, name, text):
     """Write a file of a study aside and rename it; the name aside is this process's, so that two may write at once."""
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f"{name}.{os.getpid()}.part"
     try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(folder / name)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise Refused(f"cannot write {folder / name}: {error.strerror}") from None
+        raise Refused(f"cannot make {folder}: {reason(error)}") from None
+    files.write(folder / name, text)

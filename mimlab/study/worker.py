@@ -18,6 +18,7 @@ from mimlab.errors import Failed, Refused
 from mimlab.run import Run, write
 from mimlab.study.plan import Job
 from mimlab.study.state import FAILED, RESULT, claimed, held, log_of, task_state, todo
+from mimlab.trusted import DOTTED, FIELDS, trust
 
 DONE, SOME_FAILED, ELSEWHERE, STOPPED = 0, 1, 75, 130
 ORPHAN = 60.0  # s until a kernel whose parent was killed has noticed it and is gone
@@ -120,6 +121,8 @@ def _deaf(pid):
 def main(arguments):
     """Execute the job; notebooks run in a thread, since nbclient would take the signals and kill the kernel in seconds."""
     job, retry = Job.read(json.loads(arguments[0])), "--retry" in arguments[1:]
+    for settings in (job.settings, *(task.parameters for task in job.tasks)):  # named by the study, which was checked
+        trust(*(name for name in map(settings.get, FIELDS) if isinstance(name, str) and DOTTED.fullmatch(name)))
     asked, codes, told = threading.Event(), [], set()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked.set())
