@@ -4,6 +4,8 @@ import os
 import sys
 import time
 
+from mimlab.errors import one_line
+
 
 class Bar:
     """`show(row)` with rows as in metrics.jsonl. In a batch-executed notebook the parent shows the bar."""
@@ -14,7 +16,7 @@ class Bar:
         if live:
             from tqdm.auto import tqdm
 
-            self.bar = tqdm(total=steps, initial=start, desc=title, unit="step")
+            self.bar = tqdm(total=steps, initial=start, desc=one_line(title), unit="step")
 
     def show(self, row):
         text = {
@@ -35,7 +37,7 @@ class Bar:
 
 def say(line):
     """One line for people: a notebook paints stderr red, so there it is stdout."""
-    print(line, file=sys.stdout if in_notebook() else sys.stderr, flush=True)
+    print(one_line(line), file=sys.stdout if in_notebook() else sys.stderr, flush=True)
 
 
 def in_notebook():

@@ -9,6 +9,7 @@ import os
 import re
 import types
 import typing
+import unicodedata
 from collections.abc import Callable
 from dataclasses import field
 from decimal import Decimal
@@ -207,7 +208,7 @@ def _as(name, value, wanted, many):
         value = value if isinstance(value, str) else _scalar(value)
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise ValueError
-        return _text(value, many) if isinstance(value, str) else str(_number(value))
+        return _named(value, many) if isinstance(value, str) else str(_number(value))
     return whole(value) if wanted is int else number(value)
 
 
@@ -266,6 +267,14 @@ def _number(value):
     elif not -(2**63) <= value < 2**63:
         raise ValueError("at most 64 bits")
     return value
+
+
+def _named(value, many):
+    """Text of a field, which names things that are shown and printed: without what moves a terminal's cursor."""
+    found = _text(value, many)
+    if any(unicodedata.category(c) == "Cc" and not (many and c in "\t\n\r") for c in found):
+        raise ValueError("a line break or another control character can be in no name")
+    return found
 
 
 def _text(value, many=False):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mimlab import config
+from mimlab import config, settings
 from mimlab.config import Evaluate, Pretrain
 from mimlab.errors import Refused
 from mimlab.find import find, names
@@ -48,6 +48,39 @@ def test_values_are_coerced_by_type():
 def test_values_that_do_not_fit(given, said):
     with pytest.raises(Refused, match=said):
         Pretrain.read(given)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "found"),
+    [
+        (int, 10**17 + 1, 10**17 + 1), (int, "100000000000000001", 10**17 + 1), (int, "1e3", 1000), (int, " 7 ", 7), (int, "1_000", 1000), (int, 2.0, 2), (int, "2.50e1", 25),
+        (int, "1.5", None), (int, "1e-1", None), (int, "inf", None), (int, math.inf, None), (int, math.nan, None), (int, 10**400, None), (int, "1e400", None), (int, 2**63, None),
+        (int, "²", None), (int, "१", None), (int, b"3", None), (int, True, None), (int, "1e999999999999", None), (int, "9" * 5000, None), (int, "0x10", None), (int, 1 + 0j, None),
+        (float, "1e-3", 1e-3), (float, ".5", 0.5), (float, "+1E3", 1000.0), (float, 3, 3.0), (float, np.float32(0.5), 0.5), (float, "nan", None), (float, "-inf", None), (float, 10**400, None),
+        (float, "1e400", None), (float, b"1", None), (float, "१", None), (float, True, None), (bool, "no", False), (bool, "YES", True), (bool, "off", False), (bool, 1, True), (bool, 0, False),
+        (bool, 2, None), (bool, "maybe", None), (bool, 1.0, None), (bool, [], None), (str, 7, "7"), (str, Path("a/b"), "a/b"), (str, "no", "no"), (str, False, None), (str, b"x", None),
+        (str, math.nan, None), (str, ["a"], None), (str, "a\0b", None), (str, "\ud800", None), (str, "a\nb", None), (str, "x" * 300, None), (str, "caf\udce9", "caf\udce9"), (str, "0" * 100, "0" * 100),
+        (dict, "{a: 1e-3, b: no}", {"a": 1e-3, "b": "no"}), (dict, {"a": Path("x"), "b": (np.int64(1), [np.float32(0.5)])}, {"a": "x", "b": (1, [0.5])}), (dict, {"a": math.nan}, None),
+        (dict, {1: 2}, None), (dict, {"a": {None: 1}}, None), (dict, {"a": {1}}, None), (dict, {"a": print}, None), (dict, {"a": 10**30}, None), (dict, [], None), (dict, {"a": b"x"}, None),
+    ],
+)  # fmt: skip
+def test_a_value_is_exact_or_refused(kind, value, found):
+    if found is not None:
+        made = settings.coerce("field", value, kind)
+        assert made == found and type(made) is type(found)
+        return
+    with pytest.raises(Refused, match="^field") as error:
+        settings.coerce("field", value, kind)
+    assert len(str(error.value)) < 700
+
+
+def test_seeds_are_what_every_library_takes():
+    for cls in CLASSES:
+        if "seed" in cls.defaults():
+            for seed in (-1, 2**32, 10**18):
+                with pytest.raises(Refused, match=f"seed = {seed} must lie between 0 and 4294967295"):
+                    cls(seed=seed).resolved()
+    assert Pretrain(seed=2**32 - 1).resolved().seed == 2**32 - 1
 
 
 def test_a_notebooks_globals():

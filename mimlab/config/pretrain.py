@@ -138,11 +138,22 @@ class Pretrain(Settings):
             cfg = cfg.replace(warmup_epochs=round(paper["warmup_epochs"] / paper["epochs"] * cfg.epochs, 6))
         if cfg.cache_size is None:
             cfg = cfg.replace(cache_size=cfg.image_size * 8 // 7 if cfg.image_size >= 96 else cfg.image_size)
-        cfg = cfg.replace(updates=cfg.updates or "epochs")
+        cfg = cfg.replace(updates=cfg.counted())
         if cfg.weight_decay_end is None:
             cfg = cfg.replace(weight_decay_end=cfg.weight_decay)
         cfg.check()
         return cfg
+
+    def counted(self):
+        """`updates` written out: "epochs", "imagenet300", or a number in plain digits."""
+        if self.updates in (None, "", "epochs", "imagenet300"):
+            return self.updates or "epochs"
+        try:
+            steps = whole(self.updates)
+        except (ValueError, TypeError):
+            raise Refused(f"updates = {shown(self.updates)}: a number of steps, imagenet300, or None") from None
+        within("updates", steps, 1, 10**9)
+        return str(steps)
 
     def check(self):
         """Refuse what cannot work, before any data is read."""
@@ -161,13 +172,6 @@ class Pretrain(Settings):
         within("warmup_epochs", self.warmup_epochs, 0, self.epochs, " (epochs)")
         if self.schedule not in SCHEDULES:
             raise Refused(f"schedule = {shown(self.schedule)}; there are: {', '.join(SCHEDULES)}")
-        if self.updates not in ("epochs", "imagenet300"):
-            try:
-                within("updates", whole(self.updates), 1, 10**9)
-            except (ValueError, TypeError) as error:
-                if isinstance(error, Refused):
-                    raise
-                raise Refused(f"updates = {shown(self.updates)}: a number of steps, imagenet300, or None") from None
         check_seed(self.seed)
         parts = self.world * self.accumulate
         if self.batch_size % parts:
@@ -287,7 +291,7 @@ class Pretrain(Settings):
             return self.epochs * each, each
         if self.updates == "imagenet300":
             return round(300 * IMAGENET / self.batch_size), each
-        return whole(self.updates), each
+        return int(self.updates), each
 
     @property
     def fingerprint(self):

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.find import check_options, find, options, ranges
 
 FILLED = ("scores", "goal", "method")  # keyword-only parameters that are filled in here
@@ -153,7 +153,15 @@ def check(strategy, grid, ratio, given):
     """Refuse what `sample` would refuse, without looking at an image or asking a model."""
     generator = torch.Generator().manual_seed(0)
     scores = torch.rand(1, grid[0] * grid[1], generator=generator)
-    sample(strategy, 1, grid, ratio, generator, scores, **given)
+    try:
+        sample(strategy, 1, grid, ratio, generator, scores, **given)
+    except Refused:
+        raise
+    except Exception as error:
+        if str(getattr(find("masks", strategy), "__name__", "")).startswith("mimlab."):
+            raise  # a fault of ours is no setting
+        said = f"{type(error).__name__}: {error}"
+        raise Refused(f"mask = {shown(_name(strategy))}: rank(batch, grid, generator) raised {said}") from error
 
 
 def _functions(strategy):

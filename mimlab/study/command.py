@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from mimlab import remote, yaml_text
-from mimlab.errors import Refused, shown
+from mimlab.errors import Refused, one_line, shown
 from mimlab.settings import place, within
 from mimlab.study import cluster, estimate, local, plan, report, results, spec
 from mimlab.study.state import STATES, clock, job_state, todo
@@ -122,7 +122,7 @@ def verdict(planned, tell):
     tell(said(results.counts(planned)))
     bad = [(name, state) for name, state in states.items() if state.state in ("failed", "stopped")]
     for name, state in bad:
-        tell(f"{state.state}: {name}: {state.said}")
+        tell(one_line(f"{state.state}: {name}: {state.said}"))
     if any(state.state == "failed" for _, state in bad):
         tell("--retry does the failed ones again")
     return 1 if bad else 0
@@ -152,4 +152,4 @@ def table(rows):
 
 
 def _cell(value):
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else one_line(value)

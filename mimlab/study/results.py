@@ -12,11 +12,13 @@ import io
 import json
 
 from mimlab import strict
+from mimlab.errors import Refused
 from mimlab.run import Run
 from mimlab.study.state import FAILED, clock, failure, job_state, mark, save, task_state
 
 FILE, GRID = "results.csv", "grid.json"
 ENDS = 20  # steps
+CELL = 10_000_000  # characters of a cell; csv's own limit is below what a dict of options may take
 FALLING = "loss", "kl"  # and of DINO, whose loss rises while its centre forms, the distance from the teacher
 
 
@@ -131,11 +133,15 @@ def rebuild(folder, jobs):
 
 def read(folder):
     """The rows of results.csv with numbers as numbers and None for nothing; [] where there is none yet."""
+    csv.field_size_limit(CELL)
     try:
-        with open(folder / FILE, newline="", encoding="utf-8") as file:
-            return [{name: _value(name, text) for name, text in row.items()} for row in csv.DictReader(file)]
+        with open(folder / FILE, newline="", encoding="utf-8") as file:  # cells beyond the names have none
+            rows = [{name: text for name, text in row.items() if name is not None} for row in csv.DictReader(file)]
     except FileNotFoundError:
         return []
+    except (OSError, ValueError, csv.Error) as error:
+        raise Refused(f"{folder / FILE} cannot be read ({error}); mimlab study status makes it anew") from None
+    return [{name: _value(name, text) for name, text in row.items()} for row in rows]
 
 
 def _value(name, text):
@@ -162,10 +168,19 @@ def planned(folder):
     from mimlab.study.plan import Job
 
     try:
-        content = json.loads((folder / GRID).read_text())
+        content = json.loads((folder / GRID).read_text(encoding="utf-8"))
+        about, jobs = content["about"], [Job.read(job) for job in content["jobs"]]
+        if not all(isinstance(one, dict) for job in jobs for one in (job.settings, *job.varied)):
+            raise TypeError("settings that are no names with values")
+        if not all(jobs) or not all(job.tasks for job in jobs) or not isinstance(about, str):
+            raise TypeError("a job without tasks")
     except FileNotFoundError:
         return "", []
-    return content["about"], [Job.read(job) for job in content["jobs"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Refused(
+            f"{folder / GRID} is damaged ({type(error).__name__}: {error}); mimlab study FILE plans and writes it anew"
+        ) from None
+    return about, jobs
 
 
 def outcome(rows, names):

@@ -243,3 +243,23 @@ def test_what_the_study_varies_stands_beside_what_an_evaluation_calls_the_same(h
     path.write_text(json.dumps(content))
     row = results.rows(jobs)[0]
     assert (row["lr"], row["evaluation.lr"], row["top1"]) == (0.02, 0.256, 51.0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"{}", b'{"about": "", "jobs": [{}]}', b'{"about": "", "jobs": 3}', b"\xff", b"[" * 100_000, b'{"about": 1, "jobs": []}',
+     b'{"about": "", "jobs": [{"name": "a", "folder": "b", "settings": [], "tasks": [{"kind": "k", "name": "n", "folder": "f", "notebook": "n", "parameters": {}}]}]}'],
+    ids=range(10),
+)  # fmt: skip
+def test_a_damaged_plan_is_one_line(content, tmp_path):
+    (tmp_path / "grid.json").write_bytes(content)
+    with pytest.raises(Refused, match=r"grid.json is damaged .* writes it anew"):
+        results.planned(tmp_path)
+
+
+def test_a_ragged_table_and_long_cells_are_read(tmp_path):
+    (tmp_path / "results.csv").write_text("a,b\n1\n1,2,3\n" + "x" * 200_000 + ",2\n", encoding="utf-8")
+    assert [row["b"] for row in results.read(tmp_path)] == [None, 2, 2]
+    (tmp_path / "results.csv").write_bytes(b"a,b\n\xff,2\n")
+    with pytest.raises(Refused, match="cannot be read .* makes it anew"):
+        results.read(tmp_path)
