@@ -91,3 +91,85 @@ def test_pinned_revision_opens_without_datasets(parquet, monkeypatch):
     first = opened(parquet, **settings)
     monkeypatch.setattr(hub, "_open", None)  # a second opening must not get so far
     assert opened(parquet, **settings).fingerprint == first.fingerprint
+
+
+# -- what hubs hold -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """A function that writes a set with the columns image and label, splits train and test, and opens it."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+
+    def make(labels, kind, images=None, splits=("train", "test"), **options):
+        images = images or [Image.new("RGB", (6, 6), (i, 0, 0)) for i in range(len(labels))]
+        features = datasets.Features(image=datasets.Image(), label=kind)
+        (tmp_path / "set").mkdir()
+        for split in splits:
+            rows = datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+            rows.to_parquet(tmp_path / "set" / f"{split}-00000-of-00001.parquet")
+        return lambda split="train", **more: opened(str(tmp_path / "set"), split, **(options | more))
+
+    return make
+
+
+AB = datasets.ClassLabel(names=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "classes", "codes"),
+    [
+        ([True, False, True], datasets.Value("bool"), ["False", "True"], [1, 0, 1]),
+        ([2.0, 1.0, 2.0], datasets.Value("float64"), ["1", "2"], [1, 0, 1]),
+        ([-1, 1, -1], datasets.Value("int8"), ["-1", "1"], [0, 1, 0]),
+        (["y", "x", "y"], datasets.Value("string"), ["x", "y"], [1, 0, 1]),
+    ],
+)
+def test_labels_of_other_kinds(made, labels, kind, classes, codes):
+    images = made(labels, kind)()
+    assert images.classes == classes and images.labels.tolist() == codes
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [([0, None, 1], AB), ([0, -1, 1], AB), ([1.0, float("nan"), 2.0], datasets.Value("float32")), (["a", None, "b"], datasets.Value("string")), (["a", "", "b"], datasets.Value("string")), ([3, None, 4], datasets.Value("int64"))],
+)  # fmt: skip
+def test_rows_without_a_label(made, labels, kind):
+    images = made(labels, kind)
+    with pytest.raises(Refused, match="1 of 3 images have no label, such as row 1; unreadable='skip'"):
+        images()
+    kept = images(unreadable="skip")
+    assert kept.labels.tolist() == [0, 1] and kept.get([0, 1])[:, 0, 0, 0].tolist() == [0, 2]
+    assert images(label=None).labels is None
+
+
+def test_labels_that_are_withheld_throughout(made):
+    assert made([-1, -1], AB)().labels is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [([[0, 1], [1]], datasets.Sequence(AB)), ([{"x": 1}, {"x": 2}], {"x": datasets.Value("int64")}), ([[1.0], [2.0]], datasets.Sequence(datasets.Value("float32"))), ([0.5, 1.5], datasets.Value("float32"))],
+)  # fmt: skip
+def test_what_is_no_class_is_refused(made, labels, kind):
+    images = made(labels, kind)
+    with pytest.raises(Refused, match=r"label = 'label' of .*another column, or label=None") as caught:
+        images()
+    assert "\n" not in str(caught.value)
+    assert len(images(label=None)) == 2
+
+
+def test_an_image_that_is_null(made):
+    images = made([0, 1, 1], AB, images=[Image.new("RGB", (6, 6)), None, Image.new("RGB", (6, 6))])
+    with pytest.raises(Refused, match="row 1: there is no image"):
+        images()
+    assert images(unreadable="skip").skipped == ["row 1"]
+
+
+def test_a_folder_of_a_hub_is_known_by_its_files(made, tmp_path):
+    import shutil
+
+    images = made([0, 1, 1], AB)
+    first = images()
+    shutil.copytree(tmp_path / "set", tmp_path / "elsewhere", copy_function=shutil.copyfile)
+    assert opened(str(tmp_path / "elsewhere")).fingerprint == first.fingerprint

@@ -198,3 +198,173 @@ def test_the_packs():
             for box, mask in zip(picture.boxes, picture.masks, strict=True):
                 close.append((torch.tensor(scenes.box(mask.numpy().astype(bool))) - box).abs().max() <= 2)
         assert len(close) > 80 and sum(close) > 0.95 * len(close)  # masks fill their boxes
+
+
+# -- what other programs write ---------------------------------------------------------------------
+
+
+def changed(image=(), **change):
+    """`table()` with keys of image 7 and of object 1 changed, or left out where the value is `...`."""
+    both = table()
+    for one, new in ((both["images"][0], dict(image)), (both["annotations"][0], change)):
+        one.update(new)
+        for key in [key for key, value in new.items() if value is ...]:
+            del one[key]
+    return both
+
+
+RUNS = {"size": [10, 12], "counts": [15, 4, 101]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        changed(bbox=...),
+        changed(bbox=None),
+        changed(bbox=[]),
+        changed(bbox=["2", "3", "6", "4"]),
+        changed(area=...),
+        changed(area=None),
+        changed(iscrowd=...),
+        changed(iscrowd=None),
+        changed(iscrowd=False),
+        changed(segmentation=SQUARE[0]),  # flat
+        changed({"width": ..., "height": ...}),
+        changed({"width": None, "height": None}),
+        changed({"width": "12", "height": "10"}),
+        changed({"width": 12.0, "height": 10.0}),
+        changed(id=...),
+    ],
+)
+def test_keys_that_may_be_missing_come_from_elsewhere(pack, content):
+    picture = coco.open("train", path=pack(content)).item(0)
+    assert picture.boxes[0].tolist() == [2, 3, 8, 7] and picture.areas[0] == 24 and picture.masks[0].sum() == 24
+    assert not picture.crowd[0]
+
+
+@pytest.mark.parametrize("gone", [{"segmentation": ...}, {"segmentation": None}, {"segmentation": []}, {"segmentation": {}}, {"segmentation": [[]]}])  # fmt: skip
+def test_without_a_mask_the_box_is_one(pack, gone):
+    picture = coco.open("train", path=pack(changed(area=..., **gone))).item(0)
+    assert picture.masks[0].sum() == 24 and picture.areas[0] == 24
+
+
+def test_categories_without_a_name(pack):
+    both = table()
+    del both["categories"][0]["name"]
+    both["categories"][1]["name"] = None
+    assert coco.open("train", path=pack(both)).classes == ["2", "44"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (changed(bbox=[1, 2, 3]), r"bbox = \[1, 2, 3\] is not \[left"),
+        (changed(bbox="x"), "bbox = 'x' is not"),
+        (changed(bbox=[1, 2, "x", 4]), "bbox = 'x' is no number"),
+        (changed(bbox=[1, 2, -3, 4]), "negative side"),
+        (changed(bbox=[1, 2, float("nan"), 4]), "bbox = nan is no number"),
+        (changed(bbox=[1, 2, None, 4]), "bbox = None is no number"),
+        (changed(bbox=..., segmentation=...), "neither bbox nor segmentation"),
+        (changed(area="big"), "area = 'big' is no number"),
+        (changed(area=-1), "area = -1 is no number"),
+        (changed(iscrowd=7), "iscrowd = 7"),
+        (changed(segmentation=[[1, 2, 3]]), "no polygon"),
+        (changed(segmentation=[1, 2, 3, 4]), "no polygon"),
+        (changed(segmentation=[[[1, 2], [3, 4], [5, 6]]]), "no polygon|no number"),
+        (changed(segmentation=[[1, 2, 3, "x", 5, 6]]), "segmentation = 'x' is no number"),
+        (changed(segmentation="x"), "neither polygons nor"),
+        (changed(segmentation=RUNS | {"size": [12, 10]}), "lies on an image of 10 x 12"),
+        (changed(segmentation=RUNS | {"size": "x"}), "neither polygons nor"),
+        (changed(segmentation=RUNS | {"counts": [15, 4, 1000]}), "the runs of its mask are of 1,019 pixels"),
+        (changed(segmentation=RUNS | {"counts": [15, -4, 109]}), "a run of its mask = -4"),
+        (changed(segmentation=RUNS | {"counts": None}), "counts = None"),
+        (changed({"width": "x"}), "size of '7.png' = 'x'"),
+        (changed({"width": 11}), "has 10 x 12 pixels, its JSON says 10 x 11"),
+        (changed({"width": -5}), "size of '7.png' = -5"),
+        (changed({"file_name": 3}), "file_name = 3 is no name"),
+        (changed({"file_name": None}), "file_name = None is no name"),
+        (changed({"file_name": ...}), "not COCO's format"),
+        (changed(category_id=...), "not COCO's format"),
+        (changed(image_id=...), "not COCO's format"),
+        (changed(category_id=[1]), "not COCO's format"),
+        (table() | {"annotations": {}}, "not COCO's format"),
+        (table() | {"annotations": [3]}, "not COCO's format"),
+        (table() | {"images": [None]}, "not COCO's format"),
+        (table() | {"categories": None}, "not COCO's format"),
+        ("[" * 100_000, "not COCO's format"),
+        ("null", "not COCO's format"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_at_opening(pack, content, said):
+    with pytest.raises(Refused, match=said) as caught:
+        coco.open("train", path=pack(content))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1200
+
+
+def test_damaged_run_lengths_as_text_are_refused_and_others_are_read(pack):
+    from faster_coco_eval import mask
+
+    draw = np.random.default_rng(0)
+    for _ in range(30):
+        want = (draw.random((10, 12)) < 0.4).astype(np.uint8)
+        packed = mask.encode(np.asfortranarray(want))
+        packed["counts"] = packed["counts"].decode() if isinstance(packed["counts"], bytes) else packed["counts"]
+        found = coco.open("train", path=pack(changed(segmentation=packed))).item(0)
+        assert np.array_equal(found.masks[0].numpy(), want)
+        text = "".join(chr(c) for c in draw.integers(32, 127, draw.integers(1, 9)))
+        with pytest.raises(Refused, match="mask"):
+            coco.open("train", path=pack(changed(segmentation=packed | {"counts": text})))
+
+
+@pytest.mark.parametrize("option", [{"most": "x"}, {"most": 0}, {"most": True}, {"most": 1.5}, {"images": 3}, {"train_json": []}, {"path": 3}, {"range": [3, 2]}, {"path": ""}])  # fmt: skip
+def test_options_that_make_no_sense(pack, option):
+    with pytest.raises(Refused, match=next(iter(option))):
+        coco.open("train", **({"path": pack(table())} | option))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("told", ["stored", "upright", None])
+def test_images_are_turned_unless_only_the_size_as_stored_fits(pack, orientation, told):
+    pixels = np.zeros((30, 40, 3), np.uint8)
+    pixels[:10, :10] = 255  # top left as stored
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(file, "png", exif=exif)
+    swapped = orientation in (6, 8)
+    size = {"stored": (40, 30), "upright": (30, 40) if swapped else (40, 30), None: (None, None)}[told]
+    both = table() | {"annotations": [one | {"segmentation": None} for one in table()["annotations"]]}
+    for one in both["images"]:
+        one["width"], one["height"] = size
+    image = coco.open("train", path=pack(both, pixels=file.getvalue())).item(0).image
+    turned = not (swapped and told == "stored")
+    corner = {1: (0, 0), 3: (-1, -1), 6: (0, -1), 8: (-1, 0)}[orientation if turned else 1]
+    assert image.shape[1:] == ((40, 30) if swapped and turned else (30, 40))
+    assert image[0, corner[0], corner[1]] == 255 and (image[0] == 255).sum() == 100
+
+
+def test_a_copy_is_the_same_set_and_other_pixels_are_not(tmp_path):
+    import shutil
+
+    def made(folder, value):
+        folder.mkdir()
+        (folder / "instances.json").write_text(json.dumps(table()))
+        for k in (7, 8, 9):
+            Image.fromarray(np.full((10, 12, 3), value + k, np.uint8)).save(folder / f"{k}.bmp")
+            (folder / f"{k}.bmp").rename(folder / f"{k}.png")
+        return folder
+
+    first = coco.open("train", path=made(tmp_path / "a", 0)).fingerprint
+    shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=shutil.copyfile)
+    assert coco.open("train", path=tmp_path / "b").fingerprint == first
+    assert coco.open("train", path=made(tmp_path / "c", 1)).fingerprint != first
+
+
+def test_wide_images_have_one_range_and_serve_pre_training(pack, home):
+    from mimlab import data as images
+
+    file = io.BytesIO()
+    Image.fromarray(np.full((10, 12), 2048, np.uint16) + np.eye(10, 12, dtype=np.uint16) * 2000).save(file, "png")
+    path = pack(table(), pixels=file.getvalue())
+    assert coco.open("train", path=path).item(0).image[0, 9, 0] == 128
+    assert coco.open("train", path=path, range=[0, 65535]).item(0).image[0, 9, 0] == 8
+    assert images.open("mimlab.detection.data.coco", size=8, path=path).get([0])[0, 0, 7, 1] == 128
