@@ -16,6 +16,7 @@ from mimlab import files, remote, strict, trusted
 from mimlab.config import Detect, Pretrain
 from mimlab.errors import Refused, reason, shown
 from mimlab.files import write
+from mimlab.find import find
 from mimlab.progress import say
 from mimlab.settings import place
 
@@ -28,6 +29,7 @@ KEPT = {
     "data_fingerprint": (str, None),
     "images": (int, None),
     "classes": (list, None),
+    "about": (dict, {}),  # what the data set took and left out
     "timm": (dict, None),
     "versions": (dict, {}),
     "commit": (str, "unknown"),
@@ -119,9 +121,12 @@ class Run:
                 raise Refused(
                     f"run folder {self.path}: the images of data = {cfg.data!r} have changed since it was begun"
                 )
+            if settings["data_args"] != before["settings"]["data_args"]:  # the images lie elsewhere now
+                about = before | {"settings": before["settings"] | {"data_args": settings["data_args"]}}
+                write(self.path / "config.json", strict.dumps(about, indent=1))
             return
         about = {"format": FORMAT, "settings": settings, "data_fingerprint": data.fingerprint, "images": len(data)}
-        about |= {"classes": data.classes, "timm": spec}
+        about |= {"classes": data.classes, "about": data.about, "timm": spec}
         write(self.path / "config.json", strict.dumps(about | {"versions": versions(), "commit": commit()}, indent=1))
 
     @contextlib.contextmanager
@@ -405,9 +410,35 @@ def completed(settings, path):
 
 
 def differing(cfg, before):
-    """Names of settings of `cfg` that change the result and have another value in `before`, a config.json's."""
+    """Names of settings of `cfg` that change the result and have another value in `before`, a config.json's.
+
+    Where the images lie changes nothing (`data.location`); whether they are the same ones is another question.
+    """
     now = cfg.dict()
-    return [name for name in now if name not in cfg.FREE and now[name] != before.get(name)]
+    names = [name for name in now if name not in cfg.FREE and now[name] != before.get(name)]
+    if "data_args" in names and isinstance(before.get("data_args"), dict) and before.get("data") == now["data"]:
+        module = find("detection.data" if isinstance(cfg, Detect) else "data", now["data"])
+        where = getattr(module, "location", lambda given: ())
+        one, other = (
+            {key: value for key, value in args.items() if key not in where(args)}
+            for args in (now["data_args"], before["data_args"])
+        )
+        names = [name for name in names if name != "data_args" or one != other]
+    return names
+
+
+def moved(cfg, earlier):
+    """Whether the runs in the folder `earlier` have the settings of `cfg`, a resolved `Pretrain`, and its images, elsewhere."""
+    from mimlab import data
+
+    try:
+        about = Run(earlier).config
+        if differing(cfg, about["settings"]) or about["settings"]["data"] != cfg.data:
+            return False
+        found = data.open(cfg.data, "train", size=cfg.cache_size, fraction=cfg.fraction, seed=cfg.seed, **cfg.data_args)
+    except (Refused, KeyError):  # a damaged one, or no images there
+        return False
+    return found.fingerprint == about["data_fingerprint"]
 
 
 def logged(raw):

@@ -46,9 +46,10 @@ def place(folder):
 def folder_of(cfg, name):
     """`out` / `name`-hash of a settings class with a `fingerprint`, or the folder of the earlier format with the same settings.
 
-    That one has six digits of a hash in its name, so all settings are compared.
+    That one has six digits of a hash in its name, so all settings are compared. So is the folder of a run on the same
+    images that lay elsewhere then.
     """
-    from mimlab.run import Run, differing, is_run
+    from mimlab.run import Run, differing, is_run, moved
 
     clean = "".join(sign if sign.isprintable() and sign not in "/\\" else "_" for sign in name).lstrip(".")
     clean = clean.encode("utf-8", "replace")[:180].decode("utf-8", "ignore")
@@ -59,6 +60,10 @@ def folder_of(cfg, name):
                 about = Run(earlier).config
                 if about["format"] < 2 and not differing(cfg, about["settings"]):
                     return earlier
+    if not is_run(folder) and hasattr(cfg, "cache_size"):
+        for earlier in sorted(folder.parent.glob(f"{glob.escape(clean)}-{'[0-9a-f]' * 16}")):
+            if is_run(earlier) and moved(cfg, earlier):
+                return earlier
     return folder
 
 

@@ -144,3 +144,46 @@ def test_rows_are_followed_from_where_they_were_read(tmp_path):
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write("}\n")
     assert run.metrics_since(at)[0] == [{"step": 3}]
+
+
+TINY = {
+    "encoder_args": {"dim": 16, "depth": 1, "heads": 2},
+    "method": "mae",
+    "method_args": {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2},
+    "image_size": 8, "patch_size": 4, "batch_size": 8, "epochs": 1, "knn_every": 0, "film": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["r", None])
+def test_a_run_goes_on_with_its_images_elsewhere_and_not_with_others(tmp_path, name):
+    from PIL import Image
+
+    from mimlab import data
+
+    for i in range(20):
+        (tmp_path / "photos" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 10 * i).save(tmp_path / "photos" / "ab"[i % 2] / f"{i}.bmp")
+    (tmp_path / "photos" / "notes.txt").touch()
+
+    def settings(folder, **more):
+        args = {"path": str(tmp_path / folder)} | more
+        return mimlab.Pretrain(data="folder", data_args=args, run=name, out=str(tmp_path / "runs"), **TINY)
+
+    run = mimlab.pretrain(settings("photos"))
+    assert run.config["about"]["left_out"] == {"files of other kinds": {".txt": 1}}
+    assert run.config["about"]["images"] == {"train": 16, "test": 4}
+    (run.path / "encoder.safetensors").unlink()  # as if it had been cut off
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    again = mimlab.pretrain(settings("moved"))
+    assert again.finished and again.path == run.path and len(list((tmp_path / "runs").iterdir())) == 1
+    assert len(again.data()) == 16  # the folder of config.json is the new one
+    file = tmp_path / "moved" / "a" / "0.bmp"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x99")  # the same size
+    if name:
+        with pytest.raises(Refused, match="have changed since it was begun"):
+            mimlab.pretrain(settings("moved"))
+        with pytest.raises(Refused, match="belongs to another configuration: data_args"):
+            mimlab.pretrain(settings("moved", holdout=0.5))
+    else:
+        assert settings("moved", holdout=0.5).folder() != run.path
+    assert data.location("folder", {"path": "x"}) == ("path",) and data.location("emoji", {}) == ()

@@ -200,8 +200,6 @@ def _write(aside, found, size, background, unreadable, values):
             np.save(file, labels[kept])
             file.flush()
             os.fsync(file.fileno())
-    if skipped:
-        print(f"left out {len(skipped):,} unreadable images, such as {skipped[0]}", file=sys.stderr)
     meta = {"format": FORMAT, "rows": len(kept), "labelled": labels is not None, "skipped": skipped}
     meta |= {"classes": None if labels is None else found.classes}
     meta |= {"about": _about(found, len(rows), skipped, seen, values)}

@@ -1,5 +1,6 @@
 """Labels and splits, looked at before anything is computed: missing, out of range, or images on both sides."""
 
+import contextlib
 import copy
 import hashlib
 import os
@@ -80,7 +81,10 @@ def hashes(images):
     """64 bits of each image's pixels, uint64 (N,); computed once for a fingerprint, then read from MIMLAB_HOME."""
     path = data.home() / "hashes" / f"{images.fingerprint}.npy"
     if path.is_file():
-        return np.load(path, allow_pickle=False)
+        with contextlib.suppress(ValueError, EOFError, OSError):  # damaged on the disk: computed anew
+            found = np.load(path, allow_pickle=False)
+            if found.dtype == np.uint64 and found.shape == (len(images),):
+                return found
     found = [
         int.from_bytes(hashlib.blake2b(one.tobytes(), digest_size=8).digest(), "little")
         for pixels, _ in images.batches(1024)
