@@ -1,15 +1,16 @@
 """The name is the file: `find("masks", "blockwise")` is `mimlab/masks/blockwise.py`."""
 
 import difflib
+import functools
 import hashlib
 import importlib
 import inspect
 import pkgutil
 import sys
 import typing
-from types import CellType, CodeType, ModuleType, NoneType, SimpleNamespace
+from types import CellType, CodeType, ModuleType, SimpleNamespace
 
-from mimlab import trusted
+from mimlab import kinds, trusted
 from mimlab.errors import Refused, shown
 
 
@@ -120,10 +121,8 @@ def options(function):
 class Option(typing.NamedTuple):
     """One keyword-only parameter. `kind`: bool, int, float, str, or None where nothing tells.
 
-    `low`, `high`, `step` bound a number, `choices` a text; `none`: None is allowed. From an annotation:
-    `Annotated[int, (1, 8)]`, `Annotated[float, (0.1, 1.0, 0.1)]`, `Literal["a", "b"]`, `bool`, each also with
-    `| None`. Of several kinds (`mixed`), such as `float | int`, the bounds are the first one's; other values are the
-    function's own business.
+    `low`, `high`, `step` bound a number, `choices` are the texts that there are; `none`: None is allowed. Of several
+    kinds (`mixed`) all this is the first one's. From the annotation, as `mimlab.kinds` reads it, or else the default.
     """
 
     default: object
@@ -138,71 +137,65 @@ class Option(typing.NamedTuple):
 
 def ranges(function):
     """Keyword-only parameters as name -> `Option`, from their annotations or else their defaults."""
+    defaults = options(function)
+    return {name: _option(defaults[name], *told) for name, told in kinds_of(function).items()}
+
+
+def kinds_of(function):
+    """Keyword-only parameters as name -> (kinds, None allowed), see `mimlab.kinds`; of a partial, those not yet filled."""
+    filled = function.keywords if isinstance(function, functools.partial) else {}
+    whole = inspect.unwrap(function.func if filled else function)
     try:
-        hints = typing.get_type_hints(function, include_extras=True)
+        hints = typing.get_type_hints(whole.__init__ if inspect.isclass(whole) else whole, include_extras=True)
     except Exception:  # a user's annotation that is no type: the default tells
         hints = {}
-    return {name: _option(default, hints.get(name)) for name, default in options(function).items()}
+    return {
+        name: kinds.read(hints.get(name), default) for name, default in options(whole).items() if name not in filled
+    }
 
 
-def _option(default, hint):
-    bounds = ()
-    if typing.get_origin(hint) is typing.Annotated:
-        hint, *notes = typing.get_args(hint)
-        bounds = next((note for note in notes if isinstance(note, tuple)), ())
-    kinds = [k for k in (typing.get_args(hint) if _is_union(hint) else (hint,)) if k is not None]
-    none = NoneType in kinds or default is None
-    kinds = [k for k in kinds if k is not NoneType]
-    literal = next((k for k in kinds if typing.get_origin(k) is typing.Literal), None)
-    if literal:
-        return Option(default, str, choices=typing.get_args(literal), none=none)
-    kind = next((k for k in kinds if k in (bool, int, float, str)), None)
-    if kind is None and isinstance(default, (bool, int, float, str)):
-        kind = type(default)
-    low, high, step = (*bounds, None, None, None)[:3]
-    if kind in (int, float) and step is None:
-        step = 1 if kind is int else 0.01
-    mixed = len(kinds) > 1
-    return Option(default, kind, low, high, step, none=none, mixed=mixed)
-
-
-def _is_union(hint):
-    import types
-
-    return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+def _option(default, found, none):
+    first = found[0] if found else None
+    if isinstance(first, kinds.Choice):
+        return Option(default, type(first.values[0]), choices=first.values, none=none, mixed=len(found) > 1)
+    if isinstance(first, kinds.Number):
+        whole = isinstance(default, int) and not isinstance(default, bool) and not first.checked
+        kind = int if whole else first.type
+        step = (1 if kind is int else 0.01) if first.step is None else first.step
+        return Option(default, kind, first.low, first.high, step, none=none, mixed=len(found) > 1)
+    kind = {kinds.Switch: bool, kinds.Text: str}.get(type(first))
+    return Option(default, kind, none=none, mixed=len(found) > 1)
 
 
 def check_options(field, given, function, reserved=()):
     """Refuse names in the dict `given` that are no keyword-only parameter of `function`.
 
     `reserved` are keyword-only parameters that the library itself fills in. Several functions may be given
-    as a list. A value outside the annotated range or choices is refused too, with what would work.
+    as a list. A value that its annotation does not allow is refused too, with what would work.
     """
     if not isinstance(given, dict):
         raise Refused(f"{field} = {shown(given)} is not a dict of options, such as {{}}")
     functions = function if isinstance(function, (list, tuple)) else [function]
-    known = {name: option for f in functions for name, option in ranges(f).items() if name not in reserved}
+    known = {name: told for f in functions for name, told in kinds_of(f).items() if name not in reserved}
     for name, value in given.items():
-        if name not in known:
-            raise Refused(
-                f"{field}: no option {shown(name)}{closest(name, known)}; there are: {', '.join(known) or 'none'}"
-            )
-        _check_value(field, name, value, known[name])
+        if not isinstance(name, str) or name not in known:
+            there = ", ".join(known) or "none"
+            raise Refused(f"{field}: no option {shown(name)}{closest(name, known)}; there are: {there}")
+        _check_value(field, name, value, *known[name])
 
 
-def _check_value(field, name, value, option):
-    if value is None and option.none:
+def _check_value(field, name, value, allowed, none):
+    if kinds.fits(value, allowed, none):
         return
-    if option.choices and value not in option.choices:
-        there = ", ".join(str(choice) for choice in option.choices)
-        raise Refused(
-            f"{field}: {name} = {shown(value)} is unknown{closest(value, option.choices)}; there are: {there}"
-        )
-    if option.kind is bool and not option.mixed and not isinstance(value, bool):
+    only = allowed[0] if len(allowed) == 1 else None
+    if isinstance(only, kinds.Choice) and isinstance(value, str):
+        there = ", ".join(str(choice) for choice in only.values)
+        raise Refused(f"{field}: {name} = {shown(value)} is unknown{closest(value, only.values)}; there are: {there}")
+    if isinstance(only, kinds.Switch):
         raise Refused(f"{field}: {name} = {shown(value)} should be true or false")
-    if option.low is None or (option.mixed and not isinstance(value, option.kind)):
-        return  # what is left is the function's own business
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or (option.kind is int and value != int(value)) or not option.low <= value <= option.high:
-        what = "a whole number" if option.kind is int else "a number"
-        raise Refused(f"{field}: {name} = {shown(value)} is not {what} from {option.low} to {option.high}")
+    hint = ""
+    if isinstance(only, kinds.Text) and isinstance(value, str) and only.wrong and (why := only.wrong(value)):
+        hint = f": {why}"
+    elif isinstance(value, float) and value.is_integer() and kinds.fits(int(value), allowed):
+        hint = f"; write {int(value)}"
+    raise Refused(f"{field}: {name} = {shown(value)} is not {kinds.said(allowed, none)}{hint}")

@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+from mimlab import kinds
 from mimlab.checkpoints import contents, is_state, load, shorten, unwrapped
 from mimlab.checkpoints.formats import FORMATS, is_dino, recognise
 from mimlab.checkpoints.resize import RELATIVE, fitted
@@ -113,7 +114,7 @@ class File:
             return None
         return import_module(f"mimlab.checkpoints.{found}") if found else None
 
-    def encoder(self, image_size=None, *, heads=None, normalise=None):
+    def encoder(self, image_size=None, *, heads: kinds.Heads | None = None, normalise: kinds.Pixels | None = None):
         """See `checkpoints.encoder`."""
         name, beside, run = self.format, self.beside(), self.run
         if run:

@@ -10,10 +10,12 @@ a chain of box blurs.
 """
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 
+from mimlab import kinds
 from mimlab.data._pixels import blur, luma, resized_crops, shift_hue
 from mimlab.errors import Refused
 
@@ -32,6 +34,11 @@ TRIES = 10  # random sizes tried for a crop, then the centre; torchvision's numb
 SIGMA = (0.1, 2.0)  # of the blur, in pixels of a 224-pixel image
 ROOM = 1 << 16  # pixels changed at a time on a CPU: a dozen passes over them stay in its cache
 
+Scale = Annotated[tuple[kinds.Area, kinds.Area], "rising"]
+Aspect = Annotated[float, (0.01, 100.0)]
+Strength = Annotated[float, (0.0, 10.0)]
+Jitter = Annotated[float, (0.0, 2.0)] | tuple[Strength, Strength, Strength, Annotated[float, (0.0, 0.5)]]
+
 
 class Augment:
     """Random crop, flip, colour jitter, grey, blur and solarisation, in this order.
@@ -46,15 +53,15 @@ class Augment:
         self,
         size,
         *,
-        scale=(0.2, 1.0),
-        ratio=(3 / 4, 4 / 3),
-        flip=0.5,
-        jitter=0.0,
-        jitter_p=0.8,
-        grey=0.0,
-        blur=0.0,
-        blur_side=None,
-        solarize=0.0,
+        scale: Scale | None = (0.2, 1.0),
+        ratio: Annotated[tuple[Aspect, Aspect], "rising"] = (3 / 4, 4 / 3),
+        flip: kinds.Share = 0.5,
+        jitter: Jitter = 0.0,
+        jitter_p: kinds.Share = 0.8,
+        grey: kinds.Share = 0.0,
+        blur: kinds.Share = 0.0,
+        blur_side: Annotated[int, (1, 8192)] | None = None,
+        solarize: kinds.Share = 0.0,
     ):
         _check_size(size)
         if blur_side is not None:

@@ -10,11 +10,15 @@ The blur's radius in pixels is the same for all views, in proportion to the glob
 Differs from DINO's code: what `augment.py` says of colour and blur.
 """
 
+from typing import Annotated
+
 import torch
 
-from mimlab.data.augment import Augment
+from mimlab import kinds
+from mimlab.data.augment import Augment, Jitter, Scale
 from mimlab.errors import Refused
 
+Each = tuple[kinds.Share, kinds.Share, kinds.Share]  # first global, second global and local views
 LOCAL = 96 / 224  # side of a local view, in sides of a global one
 
 
@@ -32,17 +36,17 @@ class MultiCrop:
         self,
         size,
         *,
-        global_scale=(0.4, 1.0),
-        local_crops=8,
-        local_size=None,
-        local_scale=(0.05, 0.4),
-        flip=0.5,
-        jitter=(0.4, 0.4, 0.2, 0.1),
-        jitter_p=0.8,
-        grey=0.2,
-        blur=(1.0, 0.1, 0.5),
-        solarize=(0.0, 0.2, 0.0),
-        patch=1,
+        global_scale: Scale | None = (0.4, 1.0),
+        local_crops: Annotated[int, (0, 100)] = 8,
+        local_size: Annotated[int, (1, 4096)] | None = None,
+        local_scale: Scale | None = (0.05, 0.4),
+        flip: kinds.Share = 0.5,
+        jitter: Jitter = (0.4, 0.4, 0.2, 0.1),
+        jitter_p: kinds.Share = 0.8,
+        grey: kinds.Share = 0.2,
+        blur: Each = (1.0, 0.1, 0.5),
+        solarize: Each = (0.0, 0.2, 0.0),
+        patch: Annotated[int, (1, 4096)] = 1,
     ):
         if isinstance(local_crops, bool) or not isinstance(local_crops, int) or not 0 <= local_crops <= 100:
             raise Refused(f"local_crops = {local_crops!r} is a number of views, from 0 to 100")

@@ -8,6 +8,8 @@ Differs from the paper: torchvision's box loss is smooth L1 with beta 1/9 (mmdet
 shifted by half a pixel; `anchor_scale` and `channels` make the same model fit for small images and CPUs.
 """
 
+from typing import Annotated
+
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -25,11 +27,11 @@ def mask_rcnn(
     encoder,
     classes,
     *,
-    channels=256,
-    hidden=1024,
-    regions=512,
-    proposals=1000,
-    anchor_scale=8,
+    channels: Annotated[int, (1, 4096)] = 256,
+    hidden: Annotated[int, (1, 65536)] = 1024,
+    regions: Annotated[int, (1, 4096)] = 512,
+    proposals: Annotated[int, (1, 10_000)] = 1000,
+    anchor_scale: Annotated[int, (1, 64)] = 8,
     sides=(800,),
     long_side=1333,
 ):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mimlab.errors import Refused
 from mimlab.find import check_options, find, names
-from mimlab.layers import PIXELS, Normalise, patchify
+from mimlab.layers import Normalise, patchify
 from mimlab.masks import visible_ids
 
 POOLS = ("mean", "cls")
@@ -78,8 +78,6 @@ def sized(name, known, image_size, patch, dim, depth, heads, normalise, sizes=No
 
     `sizes` (dim, depth, heads) -> short name, where names differ by these alone: a bare family name of such a size is called so.
     """
-    if normalise not in PIXELS:
-        raise Refused(f"encoder_args: normalise = {normalise!r}; there are: {', '.join(PIXELS)}")
     if "_" in name:
         full = model_name(name, known)
     else:

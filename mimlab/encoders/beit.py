@@ -6,17 +6,18 @@ sine-cosine positions instead: `bias = "none", absolute = "sincos"`.
 Source: unilm/beit, modeling_pretrain.py and modeling_finetune.py; Atten4Vis/CAE, modeling_cae_helper.py.
 """
 
+from typing import Annotated, Literal
+
 import torch
 import torch.nn.functional as F
 
-from mimlab import blocks
+from mimlab import blocks, kinds
 from mimlab.encoders import Encoder, build, sized
 from mimlab.errors import Refused
 from mimlab.layers import sincos_2d
 
 KNOWN = {"beit_base": "beit_base_patch16_224", "beit_large": "beit_large_patch16_224"}
 SIZES = {(768, 12, 12): "beit_base", (1024, 24, 16): "beit_large"}
-BIASES = ("shared", "per_block", "none")
 
 
 def create(
@@ -24,14 +25,14 @@ def create(
     image_size,
     patch,
     *,
-    dim=None,
-    depth=None,
-    heads=None,
-    bias="shared",
-    absolute: bool | str = False,
-    layer_scale=0.1,
-    drop_path=0.0,
-    normalise="half",
+    dim: kinds.Width | None = None,
+    depth: kinds.Depth | None = None,
+    heads: kinds.Heads | None = None,
+    bias: Literal["shared", "per_block", "none"] = "shared",
+    absolute: bool | Literal["sincos"] = False,
+    layer_scale: Annotated[float, (0.0, 10.0)] = 0.1,
+    drop_path: Annotated[float, (0.0, 0.9)] = 0.0,
+    normalise: kinds.Pixels = "half",
 ):
     """`beit` (default 192 wide, 6 deep, 3 heads), `beit_base`, `beit_large` or a timm BEiT name.
 
@@ -39,10 +40,6 @@ def create(
     learned absolute positions, or fixed ones with "sincos". `layer_scale`: initial value, 0 for none.
     `normalise`: BEiT's inputs have mean and deviation 0.5.
     """
-    if bias not in BIASES:
-        raise Refused(f"encoder_args: bias = {bias!r}; there are: {', '.join(BIASES)}")
-    if absolute not in (False, True, "sincos"):
-        raise Refused(f"encoder_args: absolute = {absolute!r}; there are: False, True, sincos")
     full, spec = sized(name, KNOWN, image_size, patch, dim, depth, heads, normalise, SIZES)
     if absolute == "sincos" and spec.get("embed_dim", 4) % 4:
         raise Refused(f"encoder_args: dim = {dim} cannot have sincos positions: it must be a multiple of 4")

@@ -9,18 +9,30 @@ Differs from the paper: with patches of fewer than 16 pixels the last stages are
 BatchNorm move in the backward pass, over all processes (see `encoders/xcit.py`), so that `forward` changes nothing.
 """
 
+from typing import Annotated, Literal
+
 from torch import nn
 from torch.nn.functional import interpolate
 
+from mimlab import kinds
 from mimlab.encoders import Encoder
 from mimlab.encoders.xcit import BatchNorm
 from mimlab.errors import Refused
-from mimlab.layers import PIXELS, Normalise
+from mimlab.layers import Normalise
 
 STRIDES = (32, 16, 8)  # what timm can build
 
 
-def create(name, image_size, patch, layers=(), *, output_stride=None, drop_path=0.0, normalise="imagenet"):
+def create(
+    name,
+    image_size,
+    patch,
+    layers=(),
+    *,
+    output_stride: Literal[8, 16, 32] | None = None,
+    drop_path: Annotated[float, (0.0, 0.9)] = 0.0,
+    normalise: kinds.Pixels = "imagenet",
+):
     """`resnet` is resnet18; else any timm name of this class: `resnet18`, `resnet50`, `resnet26d`, ...
 
     `output_stride`: pixels of a cell of the last map, 8, 16 or 32; None: the largest of at most two patches, or 8.
@@ -33,11 +45,7 @@ def create(name, image_size, patch, layers=(), *, output_stride=None, drop_path=
         raise Refused(
             f"encoder = {name!r}: timm has no model of this name; there are: resnet18, resnet34, resnet50, ..."
         )
-    if normalise not in PIXELS:
-        raise Refused(f"encoder_args: normalise = {normalise!r}; there are: {', '.join(PIXELS)}")
     stride = next((s for s in STRIDES if s <= 2 * patch), STRIDES[-1]) if output_stride is None else output_stride
-    if stride not in STRIDES:
-        raise Refused(f"encoder_args: output_stride = {output_stride!r}; there are: 8, 16, 32")
     spec = {"num_classes": 0, "output_stride": stride}
     return built(full, spec | dict(layers), image_size, patch, drop_path, normalise)
 

@@ -4,9 +4,11 @@ SplitMask uses "the original ViT formulation" for itself and all baselines; MAE 
 sine-cosine positions.
 """
 
+from typing import Annotated, Literal
+
 import torch
 
-from mimlab import blocks
+from mimlab import blocks, kinds
 from mimlab.encoders import Encoder, build, sized
 from mimlab.errors import Refused
 from mimlab.layers import sincos_2d
@@ -30,20 +32,18 @@ def create(
     image_size,
     patch,
     *,
-    dim=None,
-    depth=None,
-    heads=None,
-    positions="learned",
-    class_token=True,
-    drop_path=0.0,
-    normalise="imagenet",
+    dim: kinds.Width | None = None,
+    depth: kinds.Depth | None = None,
+    heads: kinds.Heads | None = None,
+    positions: Literal["learned", "sincos"] = "learned",
+    class_token: bool = True,
+    drop_path: Annotated[float, (0.0, 0.9)] = 0.0,
+    normalise: kinds.Pixels = "imagenet",
 ):
     """`vit` (default 192 wide, 6 deep, 3 heads), or a timm ViT whose dim, depth and heads may be overridden.
 
     `positions`: "learned", or "sincos" (fixed). `normalise`: a key of `layers.PIXELS`.
     """
-    if positions not in ("learned", "sincos"):
-        raise Refused(f"encoder_args: positions = {positions!r}; there are: learned, sincos")
     full, spec = sized(name, KNOWN, image_size, patch, dim, depth, heads, normalise, SIZES)
     if positions == "sincos" and spec.get("embed_dim", 4) % 4:
         raise Refused(f"encoder_args: dim = {dim} cannot have sincos positions: it must be a multiple of 4")

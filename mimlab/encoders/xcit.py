@@ -20,11 +20,13 @@ Differs from the paper:
 """
 
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mimlab import kinds
 from mimlab.attention import pick
 from mimlab.distributed import gather, world
 from mimlab.encoders import Encoder, build, sized
@@ -42,7 +44,17 @@ PATCHES = (8, 16)  # what timm has a stack of convolutions for
 NARROWEST = 8  # the first convolution has an eighth of the width
 
 
-def create(name, image_size, patch, *, dim=None, depth=None, heads=None, drop_path=0.0, normalise="imagenet"):
+def create(
+    name,
+    image_size,
+    patch,
+    *,
+    dim: kinds.Width | None = None,
+    depth: kinds.Depth | None = None,
+    heads: kinds.Heads | None = None,
+    drop_path: Annotated[float, (0.0, 0.9)] = 0.0,
+    normalise: kinds.Pixels = "imagenet",
+):
     """`xcit` (default 192 wide, 6 deep, 3 heads), or a timm XCiT whose dim, depth and heads may be overridden.
 
     `patch`: 8 or 16 pixels, also against the name. `normalise`: a key of `layers.PIXELS`.

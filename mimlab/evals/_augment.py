@@ -1,13 +1,13 @@
 """Training views for fine-tuning: crops and flips, RandAugment and random erasing through timm, repeated augmentation."""
 
 import random
+import re
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
 from mimlab.data.augment import Augment
-from mimlab.errors import Refused
 
 
 class Views:
@@ -46,13 +46,32 @@ class Views:
         return torch.from_numpy(changed).permute(2, 0, 1).float() / 255
 
 
+POLICY = {"m": 10, "mmax": 10, "n": 10, "inc": 1, "mstd": 1000, "p": 1}  # what timm reads, and at most
+
+
+def policy(text):
+    """What is wrong with a text for timm's RandAugment, such as rand-m9-mstd0.5, or None; "" is none."""
+    if not text:
+        return None
+    for part in text.split("-")[1:]:
+        found = re.fullmatch(r"([a-z]+)(\d{1,4})(\.\d{1,4})?", part)
+        if re.fullmatch(r"t[a-z0-9]{1,20}", part):  # a set of timm's, by its name
+            continue
+        if not found or found[1] not in POLICY or float(found[2] + (found[3] or "")) > POLICY[found[1]]:
+            return f"{part}: parts are a number after one of {', '.join(POLICY)}"
+        if found[3] and found[1] not in ("mstd", "p"):
+            return f"{part}: a whole number after {found[1]}"
+    try:
+        _randaugment(text, 224)
+    except (AssertionError, ValueError, KeyError, TypeError):
+        return "timm cannot read it"
+    return None
+
+
 def _randaugment(text, size):
     from timm.data.auto_augment import rand_augment_transform
 
-    try:
-        return rand_augment_transform(text, {"translate_const": int(0.45 * size), "img_mean": (124, 116, 104)})
-    except (AssertionError, ValueError):
-        raise Refused(f"evaluation_args: randaugment = {text!r} is not timm's, such as 'rand-m9-mstd0.5'") from None
+    return rand_augment_transform(text, {"translate_const": int(0.45 * size), "img_mean": (124, 116, 104)})
 
 
 def _erasing(probability):

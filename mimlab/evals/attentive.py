@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn.functional import layer_norm
 
-from mimlab.errors import Refused
+from mimlab import kinds
 from mimlab.evals._cache import features
 from mimlab.evals._labels import check
 from mimlab.evals._probe import probe
@@ -70,9 +70,9 @@ def evaluate(
     train,
     test,
     *,
-    epochs=90,
-    lr=None,
-    batch=None,
+    epochs: Annotated[int, (1, 100_000)] = 90,
+    lr: kinds.Rate | None = None,
+    batch: Annotated[int, (2, 1_000_000)] | None = None,
     augment: Annotated[int, (0, 64)] = 0,
     seed=0,
     device=None,
@@ -84,8 +84,6 @@ def evaluate(
     random crops of each training image are stored and learnt from in turns, 0: the image itself.
     """
     classes = check(train, test)
-    if epochs < 1:
-        raise Refused(f"evaluation_args: epochs = {epochs} must be 1 or more")
     if device is not None:
         encoder.to(device)
     stored = [

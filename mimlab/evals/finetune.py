@@ -17,9 +17,10 @@ from typing import Annotated, Literal
 import torch
 from torch import nn
 
+from mimlab import kinds
 from mimlab.distributed import generator_for
 from mimlab.errors import Refused
-from mimlab.evals._augment import Views, order, seeded
+from mimlab.evals._augment import Views, order, policy, seeded
 from mimlab.evals._labels import check
 from mimlab.evals._recipes import RECIPES
 from mimlab.evals._result import ranked
@@ -93,24 +94,24 @@ def evaluate(
     test,
     *,
     recipe: Literal["small", "paper_cars", "paper_food", "mae", "beit"] = "small",
-    epochs=None,
-    lr=None,
-    min_lr=None,
+    epochs: Annotated[int, (1, 100_000)] | None = None,
+    lr: kinds.Rate | None = None,
+    min_lr: Annotated[float, (0.0, 1000.0)] | None = None,
     schedule: Literal["fraction", "table"] | None = None,
-    batch=None,
-    warmup_share=None,
-    layer_decay=None,
-    weight_decay=None,
-    drop_path=None,
-    scale=None,
-    randaugment=None,
-    jitter=None,
-    erase=None,
+    batch: Annotated[int, (2, 1_000_000)] | None = None,
+    warmup_share: kinds.Share | None = None,
+    layer_decay: Annotated[float, (0.01, 1.0)] | None = None,
+    weight_decay: Annotated[float, (0.0, 10.0)] | None = None,
+    drop_path: Annotated[float, (0.0, 0.9)] | None = None,
+    scale: kinds.Area | None = None,
+    randaugment: Annotated[str, policy] | None = None,
+    jitter: Annotated[float, (0.0, 2.0)] | None = None,
+    erase: kinds.Share | None = None,
     repeats: Annotated[int | None, (1, 16)] = None,
-    mixup=None,
-    cutmix=None,
-    smoothing=None,
-    test_crop=None,
+    mixup: Annotated[float, (0.01, 100.0)] | Literal[0] | None = None,
+    cutmix: Annotated[float, (0.01, 100.0)] | Literal[0] | None = None,
+    smoothing: Annotated[float, (0.0, 0.99)] | None = None,
+    test_crop: Annotated[float, (0.1, 1.0)] | None = None,
     ema: Annotated[float, (0.0, 0.99999)] = 0.0,
     pool: Literal["mean", "cls"] = "mean",
     seed=0,

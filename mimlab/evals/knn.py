@@ -5,7 +5,7 @@ training images most similar by cosine vote for their labels with weight exp(cos
 are the paper's. Letters: M training rows, Q test rows, D width, C classes.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch.nn.functional import normalize
@@ -50,10 +50,10 @@ def evaluate(
     train,
     test,
     *,
-    k=20,
-    temperature=0.07,
+    k: Annotated[int, (1, 1_000_000)] = 20,
+    temperature: Annotated[float, (0.012, 100.0)] = 0.07,
     pool: Literal["mean", "cls"] = "mean",
-    batch=256,
+    batch: Annotated[int, (1, 8192)] = 256,
     device=None,
     cache=None,
 ):

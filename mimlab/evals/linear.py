@@ -22,6 +22,7 @@ from typing import Annotated, Literal
 import torch
 from torch import nn
 
+from mimlab import kinds
 from mimlab.errors import Refused
 from mimlab.evals._cache import features
 from mimlab.evals._labels import check
@@ -42,10 +43,10 @@ def evaluate(
     test,
     *,
     protocol: Literal["dino", "mae", "beit"] = "dino",
-    epochs=None,
-    lr=None,
-    batch=None,
-    mean=False,
+    epochs: Annotated[int, (1, 100_000)] | None = None,
+    lr: kinds.Rate | None = None,
+    batch: Annotated[int, (2, 1_000_000)] | None = None,
+    mean: bool = False,
     augment: Annotated[int, (0, 64)] = 0,
     seed=0,
     device=None,
@@ -59,8 +60,6 @@ def evaluate(
     """
     classes = check(train, test)
     table = PROTOCOLS[protocol]
-    if epochs is not None and epochs < 1:
-        raise Refused(f"evaluation_args: epochs = {epochs} must be 1 or more")
     epochs = table["epochs"] if epochs is None else epochs
     if device is not None:
         encoder.to(device)

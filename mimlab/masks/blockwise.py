@@ -33,8 +33,9 @@ TRIES = 10  # per round, BEiT's and CAE's
 PATIENCE = {"beit": 1, "cae": 100}  # fruitless rounds in a row that end an image; CAE's own loop has no bound
 
 Sampler = Literal["beit", "cae", "rank"]
-Size = Annotated[float | int | None, (0.02, 0.6)]  # a share of the grid within these bounds, or a number of patches
-Aspect = Annotated[float | tuple, (0.1, 1.0)]
+Size = Annotated[float, (0.02, 0.6)] | Annotated[int, (1, 65536)] | None  # a share of the grid, or a number of patches
+Ratio = Annotated[float, (0.01, 100.0)]
+Aspect = Annotated[float, (0.1, 1.0)] | Annotated[tuple[Ratio, Ratio], "rising"]
 
 
 def rank(

@@ -25,12 +25,13 @@ regressor and decoder rises to the encoder's rate, as in the official code.
 
 import math
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mimlab import blocks
+from mimlab import blocks, kinds
 from mimlab.errors import Refused
 from mimlab.layers import sincos_2d, token_logs, xavier
 from mimlab.masks import hidden_ids, pixels, put, take, visible_ids
@@ -115,12 +116,12 @@ class CAE(Method):
         encoder,
         tokenizer,
         *,
-        regressor_depth=4,
-        decoder_depth=4,
-        decoder_dim=0,
-        decoder_heads=0,
-        align_weight=2.0,
-        layer_scale=0.1,
+        regressor_depth: kinds.Depth = 4,
+        decoder_depth: Annotated[int, (0, 256)] = 4,
+        decoder_dim: Annotated[int, (0, 8192)] = 0,
+        decoder_heads: Annotated[int, (0, 256)] = 0,
+        align_weight: Annotated[float, (0.0, 1000.0)] = 2.0,
+        layer_scale: Annotated[float, (0.0, 10.0)] = 0.1,
     ):
         from timm.layers import DropPath
         from timm.models.beit import Block

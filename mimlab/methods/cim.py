@@ -34,7 +34,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mimlab import encoders
+from mimlab import encoders, kinds
 from mimlab.errors import Refused
 from mimlab.find import closest
 from mimlab.layers import token_logs, unpatchify
@@ -113,15 +113,15 @@ class CIM(Method):
         tokenizer,
         *,
         objective: Literal["respix", "revdet"] = "respix",
-        weight=None,
+        weight: Annotated[float, (1e-6, 1000.0)] | None = None,
         window: Annotated[int, (2, 4096)] = 8,
         windows: Literal["truncate", "reflect", "tiles"] = "truncate",
         loss: Literal["l1", "l2"] = "l1",
         residual: bool = False,
-        temperature=1.0,
-        generator_dim=384,
-        generator_depth: Annotated[int, (1, 100)] = 4,
-        generator_heads=6,
+        temperature: kinds.Temperature = 1.0,
+        generator_dim: kinds.Width = 384,
+        generator_depth: kinds.Depth = 4,
+        generator_heads: kinds.Heads = 6,
     ):
         super().__init__(encoder, tokenizer)
         if tokenizer is None or not tokenizer.can_decode:

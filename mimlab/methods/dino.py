@@ -30,10 +30,12 @@ import copy
 import math
 from functools import partial
 from itertools import groupby
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
 
+from mimlab import kinds
 from mimlab.data.multicrop import MultiCrop
 from mimlab.distributed import gather
 from mimlab.encoders import xcit
@@ -41,7 +43,6 @@ from mimlab.errors import Refused
 from mimlab.layers import schedule, truncated
 from mimlab.methods import Method, Output, Progress
 from mimlab.methods._dino_head import BatchNorm, Head
-from mimlab.settings import within
 
 RECIPE = {
     "paper": {  # the defaults of main_dino.py; README.md, "vanilla DINO training"
@@ -93,20 +94,20 @@ class DINO(Method):
         encoder,
         tokenizer=None,
         *,
-        out_dim=65536,
-        head_layers=3,
-        head_dim=2048,
-        bottleneck_dim=256,
-        head_bn=False,
-        norm_last_layer=True,
-        freeze_last=1 / 100,
-        student_temp=0.1,
-        warmup_teacher_temp=0.04,
-        teacher_temp=0.04,
-        warmup_teacher=0.0,
-        momentum=0.996,
-        centre_momentum=0.9,
-        clip=3.0,
+        out_dim: Annotated[int, (2, 2**20)] = 65536,
+        head_layers: Annotated[int, (1, 16)] = 3,
+        head_dim: Annotated[int, (1, 16384)] = 2048,
+        bottleneck_dim: kinds.Width = 256,
+        head_bn: bool = False,
+        norm_last_layer: bool = True,
+        freeze_last: kinds.Share = 1 / 100,
+        student_temp: kinds.Temperature = 0.1,
+        warmup_teacher_temp: kinds.Temperature = 0.04,
+        teacher_temp: kinds.Temperature = 0.04,
+        warmup_teacher: kinds.Share = 0.0,
+        momentum: kinds.Share = 0.996,
+        centre_momentum: kinds.Share = 0.9,
+        clip: Annotated[float, (1e-4, 1e4)] | Literal[0] = 3.0,
     ):
         super().__init__(encoder, None)
         if tokenizer is not None:
@@ -117,14 +118,6 @@ class DINO(Method):
             raise Refused(
                 "dino shows crops of several sizes, which this encoder cannot take; use an encoder of the vit family"
             )
-        for name, value, low, high in (
-            ("out_dim", out_dim, 2, 2**24), ("head_layers", head_layers, 1, 100), ("head_dim", head_dim, 1, 2**20),
-            ("bottleneck_dim", bottleneck_dim, 1, 2**20), ("freeze_last", freeze_last, 0, 1), ("student_temp", student_temp, 1e-4, 1e4),
-            ("warmup_teacher_temp", warmup_teacher_temp, 1e-4, 1e4), ("teacher_temp", teacher_temp, 1e-4, 1e4),
-            ("warmup_teacher", warmup_teacher, 0, 1), ("momentum", momentum, 0, 1), ("centre_momentum", centre_momentum, 0, 1),
-            ("clip", clip, 0, 1e6),
-        ):  # fmt: skip
-            within(f"method_args: {name}", value, low, high)
         self.student_temp, self.temperatures = student_temp, (warmup_teacher_temp, teacher_temp)
         self.freeze_last, self.warmup_teacher = freeze_last, warmup_teacher
         self.momentum, self.centre_momentum, self.clip = momentum, centre_momentum, clip

@@ -25,6 +25,7 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
+from mimlab import kinds
 from mimlab.decoder import Decoder
 from mimlab.errors import Refused
 from mimlab.find import closest
@@ -78,10 +79,10 @@ class MAE(Method):
         tokenizer=None,
         *,
         target: Literal["pixels", "tokens", "pca"] = "pixels",
-        norm_pix=True,
-        decoder_dim=512,
-        decoder_depth=8,
-        decoder_heads=16,
+        norm_pix: bool = True,
+        decoder_dim: kinds.Width = 512,
+        decoder_depth: kinds.Depth = 8,
+        decoder_heads: kinds.Heads = 16,
         mask_in_encoder: bool = False,
     ):
         super().__init__(encoder, tokenizer)

@@ -71,7 +71,7 @@ class SimMIM(Method):
         encoder,
         tokenizer=None,
         *,
-        loss="l1",
+        loss: Literal["l1", "smooth_l1", "l2"] = "l1",
         head: Literal["linear", "mlp", "blocks"] = "linear",
         coarser: Annotated[int, (1, 64)] = 1,
         all_patches: bool = False,

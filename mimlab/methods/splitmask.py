@@ -21,11 +21,13 @@ Left open by the paper, and what is done here (options in brackets):
 """
 
 import math
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
+from mimlab import kinds
 from mimlab.decoder import Decoder
 from mimlab.distributed import gather, rank, world
 from mimlab.errors import Refused
@@ -106,17 +108,17 @@ class SplitMask(Method):
         encoder,
         tokenizer,
         *,
-        split=True,
-        inpaint=True,
-        match=True,
-        decoder_depth=2,
-        temperature=0.2,
-        match_weight=1.0,
-        normalise=True,
-        negatives="other",
-        symmetric=True,
-        decode_cls=False,
-        second="equal",
+        split: bool = True,
+        inpaint: bool = True,
+        match: bool = True,
+        decoder_depth: kinds.Depth = 2,
+        temperature: kinds.Temperature = 0.2,
+        match_weight: Annotated[float, (0.0, 1000.0)] = 1.0,
+        normalise: bool = True,
+        negatives: Literal["other", "both"] = "other",
+        symmetric: bool = True,
+        decode_cls: bool = False,
+        second: Literal["equal", "rest"] = "equal",
     ):
         super().__init__(encoder, tokenizer)
         if not (inpaint or match) or (match and not split):

@@ -16,15 +16,14 @@ weights and the distillation token. The mean of the patch tokens is classified, 
 after the warm-up.
 """
 
+from typing import Annotated, Literal
+
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from mimlab.encoders import POOLS
 from mimlab.errors import Refused
-from mimlab.find import closest
 from mimlab.methods import Method, Output
-from mimlab.settings import within
 
 RECIPE = {
     "paper": {  # table 9, DeiT-B, and the defaults of main.py; 1,024 images a step
@@ -59,15 +58,20 @@ class Supervised(Method):
 
     masked = False
 
-    def __init__(self, encoder, tokenizer=None, *, classes=None, pool="mean", label_smoothing=0.1):
+    def __init__(
+        self,
+        encoder,
+        tokenizer=None,
+        *,
+        classes: Annotated[int, (1, 10_000_000)] | None = None,
+        pool: Literal["mean", "cls"] = "mean",
+        label_smoothing: Annotated[float, (0.0, 0.99)] = 0.1,
+    ):
         super().__init__(encoder, None)
         if tokenizer is not None:
             raise Refused("tokenizer: supervised predicts labels and takes none; use tokenizer = none")
-        if pool not in POOLS:
-            raise Refused(f"method_args: pool = {pool!r}{closest(pool, POOLS)}; there are: {', '.join(POOLS)}")
         if pool == "cls" and not encoder.has_cls:
             raise Refused("method_args: pool = 'cls', but this encoder has no class token; use pool = 'mean'")
-        within("method_args: label_smoothing", label_smoothing, 0, 1)
         self.classes, self.pool, self.label_smoothing = classes or 2, pool, label_smoothing
         encoder.train_cls(pool == "cls")
         self.head = nn.Linear(encoder.dim, self.classes)

@@ -1,5 +1,7 @@
 """An encoder that gives every pixel a class."""
 
+from typing import Annotated
+
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate, pad
@@ -18,7 +20,9 @@ class Segmenter(nn.Module):
     Images are lists of (3, H, W) in [0, 1] of any sizes, targets dicts with `classes` (H, W). `head` "uper" or "linear".
     """
 
-    def __init__(self, encoder, classes, head, *, channels=256, sides=(512,), long_side=2048):
+    def __init__(
+        self, encoder, classes, head, *, channels: Annotated[int, (1, 4096)] = 256, sides=(512,), long_side=2048
+    ):
         super().__init__()
         layers = depths(encoder.depth) if head == "uper" else (encoder.depth - 1,)
         self.backbone = Maps(encoder, layers)

@@ -1,14 +1,14 @@
 """SplitMask's token rule, for any codebook in pixel space (section 3.3 and 5.5, arXiv 2112.10740)."""
 
+from typing import Literal
+
 import torch
 from torch.nn.functional import normalize
 
 from mimlab.errors import Refused
-from mimlab.find import closest
 from mimlab.layers import PIXELS, exact, patchify, unpatchify
 from mimlab.tokenizers._base import Base, resize
 
-NORMALISE = ("imagenet", "none")
 ROOM = 1 << 22  # similarities held at a time, 16 MiB: 512 patches at a vocabulary of 8,192
 
 
@@ -21,13 +21,10 @@ class PatchTokenizer(Base):
     Buffers: `codebook` (K, D) unit rows; `pixels` (K, D) uint8, what `decode` pastes, where it can.
     """
 
-    def __init__(self, vocab=8192, patch=8, *, normalise="imagenet", centre=False):
+    def __init__(
+        self, vocab=8192, patch=8, *, normalise: Literal["imagenet", "none"] = "imagenet", centre: bool = False
+    ):
         super().__init__(vocab, patch)
-        if normalise not in NORMALISE:
-            raise Refused(
-                f"normalise = {normalise!r} is unknown{closest(normalise, NORMALISE)}; "
-                f"there are: {', '.join(NORMALISE)}"
-            )
         self.normalise, self.centre = normalise, centre
         self.register_buffer("codebook", torch.zeros(vocab, 3 * patch * patch))
         if self.can_decode:

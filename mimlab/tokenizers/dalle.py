@@ -13,6 +13,8 @@ Differs from the official code: all convolutions are float32 in full, also on a 
 encoder's last and the decoder's first; tokens with close logits may differ there.
 """
 
+from typing import Annotated
+
 import torch
 from torch import nn
 from torch.nn.functional import interpolate, max_pool2d, one_hot
@@ -110,7 +112,17 @@ class Tokenizer(Base):
     wants = "files"
     costly = True
 
-    def __init__(self, vocab=8192, patch=STRIDE, *, encoder=None, decoder=None, width=256, blocks=2, first=128):
+    def __init__(
+        self,
+        vocab=8192,
+        patch=STRIDE,
+        *,
+        encoder: str | None = None,
+        decoder: str | None = None,
+        width: Annotated[int, (4, 4096)] = 256,
+        blocks: Annotated[int, (1, 16)] = 2,
+        first: Annotated[int, (1, 4096)] = 128,
+    ):
         super().__init__(vocab, patch)
         for name, value in {"width": width, "blocks": blocks, "first": first}.items():
             whole(name, value, 1)

@@ -20,6 +20,8 @@ error of pixels; a code that is hardly used is put on an encoder output that its
 h, w the token grid, K codes, D dimensions of a code, P patch side.
 """
 
+from typing import Annotated
+
 import torch
 from torch import nn
 from torch.nn.functional import pixel_shuffle
@@ -99,7 +101,17 @@ class Tokenizer(Base):
 
     wants = "images"
 
-    def __init__(self, vocab=8192, patch=8, *, dim=16, width=64, blocks=2, steps=300, samples=5000):
+    def __init__(
+        self,
+        vocab=8192,
+        patch=8,
+        *,
+        dim: Annotated[int, (1, 1024)] = 16,
+        width: Annotated[int, (1, 2048)] = 64,
+        blocks: Annotated[int, (1, 32)] = 2,
+        steps: Annotated[int, (1, 1_000_000)] = 300,
+        samples: Annotated[int, (1, 10_000_000)] = 5000,
+    ):
         super().__init__(vocab, patch)
         for name, value in {"dim": dim, "width": width, "blocks": blocks, "steps": steps, "samples": samples}.items():
             whole(name, value, 1)

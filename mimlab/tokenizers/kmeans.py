@@ -6,6 +6,8 @@ cluster: the centres are scaled to unit length first, and a dim patch may point 
 Letters: M patches, K centres, D values.
 """
 
+from typing import Annotated, Literal
+
 import torch
 
 from mimlab.errors import Refused
@@ -18,7 +20,16 @@ class Tokenizer(PatchTokenizer):
     `rounds` of Lloyd's algorithm, on at most `samples` patches, started from random distinct ones.
     """
 
-    def __init__(self, vocab=8192, patch=8, *, normalise="imagenet", centre=False, rounds=20, samples=3_000_000):
+    def __init__(
+        self,
+        vocab=8192,
+        patch=8,
+        *,
+        normalise: Literal["imagenet", "none"] = "imagenet",
+        centre: bool = False,
+        rounds: Annotated[int, (1, 1000)] = 20,
+        samples: Annotated[int, (2, 100_000_000)] = 3_000_000,
+    ):
         super().__init__(vocab, patch, normalise=normalise, centre=centre)
         if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
             raise Refused(f"rounds = {rounds!r} is not a number of rounds; use an integer from 1, such as 20")

@@ -4,6 +4,8 @@ SplitMask, section 3.3 (arXiv 2112.10740): "vectors with uniform element-wise di
 stated; see `PatchTokenizer` for what the pixels are.
 """
 
+from typing import Annotated, Literal
+
 import torch
 
 from mimlab.errors import Refused
@@ -15,10 +17,19 @@ class Tokenizer(PatchTokenizer):
 
     can_decode = False
 
-    def __init__(self, vocab=8192, patch=8, *, normalise="imagenet", centre=False, low=0.0, high=1.0):
+    def __init__(
+        self,
+        vocab=8192,
+        patch=8,
+        *,
+        normalise: Literal["imagenet", "none"] = "imagenet",
+        centre: bool = False,
+        low: Annotated[float, (-1000.0, 1000.0)] = 0.0,
+        high: Annotated[float, (-1000.0, 1000.0)] = 1.0,
+    ):
         super().__init__(vocab, patch, normalise=normalise, centre=centre)
-        if not low < high:
-            raise Refused(f"low = {low!r} is not below high = {high!r}; use for instance 0 and 1, or -1 and 1")
+        if not high - low > 1e-3 * max(abs(low), abs(high)):
+            raise Refused(f"low = {low!r} is not clearly below high = {high!r}; use for instance 0 and 1, or -1 and 1")
         self.low, self.high = low, high
 
     def wanted(self):

@@ -17,6 +17,7 @@ import os
 import stat
 import zipfile
 import zlib
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -31,13 +32,25 @@ from mimlab.errors import Refused, shown
 JSON = 2**30  # bytes of the annotations, unpacked
 LARGEST = 2**31  # pixels
 
+Value = Annotated[float, (-1e12, 1e12)]
+RANGE = Literal["auto"] | Annotated[tuple[Value, Value], "rising"]
+
 
 def location(given):
     """Options that say where the images are and not what they are."""
     return ("path",)
 
 
-def open(split, *, path=None, train_json=None, test_json=None, images=None, most=None, range="auto"):
+def open(
+    split,
+    *,
+    path: str | None = None,
+    train_json: str | None = None,
+    test_json: str | None = None,
+    images: str | None = None,
+    most: Annotated[int, (1, 10_000_000)] | None = None,
+    range: RANGE = "auto",
+):
     """The `Coco` of a split.
 
     path: the folder or zip. train_json, test_json: names in it, where they cannot be guessed. images: a folder in it before

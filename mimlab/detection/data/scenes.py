@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 
+from mimlab import kinds
 from mimlab.data import cache, emoji, photographs
 from mimlab.detection.data import SPLITS, annotated, rows
 from mimlab.errors import Refused
@@ -34,7 +35,7 @@ def open(
     test: Annotated[int, (1, 1_000_000)] = 200,
     layout: Literal["scene", "object"] = "scene",
     classes: Literal["group", "emoji", "any"] = "group",
-    seed: int = 0,
+    seed: kinds.Seed = 0,
 ):
     """The `Scenes` of a split: `train` or `test` squares of `size` pixels.
 
