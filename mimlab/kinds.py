@@ -68,7 +68,7 @@ class Choice:
         return any(_class(value) is _class(one) and bool(value == one) for one in self.values)
 
     def said(self):
-        return " or ".join(repr(one) for one in self.values)
+        return ", ".join(repr(one) for one in self.values)
 
 
 @dataclass(frozen=True)

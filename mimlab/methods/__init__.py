@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from mimlab.data.augment import Augment
+from mimlab.find import check_options, options
 from mimlab.layers import judge_tokens
 
 
@@ -116,6 +117,12 @@ class Method(nn.Module):
     masked = True
     pool = "mean"
     views = Augment
+
+    def __new__(cls, *parts, **given):
+        """Refuses options that their annotations do not allow, whoever builds the method."""
+        known = options(cls.__init__)
+        check_options("method_args", {name: given[name] for name in given if name in known}, cls.__init__)
+        return super().__new__(cls)
 
     def __init__(self, encoder, tokenizer):
         super().__init__()

@@ -143,14 +143,6 @@ class CAE(Method):
             raise Refused(
                 f"method_args: decoder_dim = {dim} must be a multiple of decoder_heads = {heads} and of 4; 0 is the encoder's"
             )
-        if regressor_depth < 1 or decoder_depth < 0:
-            raise Refused(
-                f"method_args: regressor_depth = {regressor_depth} must be at least 1, decoder_depth = {decoder_depth} at least 0"
-            )
-        if layer_scale < 0 or align_weight < 0:
-            raise Refused(
-                f"method_args: layer_scale = {layer_scale} and align_weight = {align_weight} must not be below 0"
-            )
         self.align_weight = align_weight
         last = encoder.trunk.blocks[-1].drop_path1
         rate = last.drop_prob if isinstance(last, DropPath) else 0.0

@@ -3,6 +3,7 @@
 from torch import nn
 
 from mimlab.errors import Refused
+from mimlab.find import check_options, options
 from mimlab.layers import resampled
 
 
@@ -16,6 +17,12 @@ class Base(nn.Module):
     wants = "patches"
     can_decode = True
     costly = False  # costs more than a model's step: tokens of views that come again are worth keeping
+
+    def __new__(cls, *sizes, **given):
+        """Refuses options that their annotations do not allow, whoever builds the tokenizer."""
+        known = options(cls.__init__)
+        check_options("tokenizer_args", {name: given[name] for name in given if name in known}, cls.__init__)
+        return super().__new__(cls)
 
     def __init__(self, vocab, patch):
         super().__init__()

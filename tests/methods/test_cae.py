@@ -266,11 +266,11 @@ def test_refuses_what_cannot_work():
         CAE(encoders.create("beit", 16, 4, bias="none", **SMALL), Tokenizer(16, 4))
     with pytest.raises(Refused, match="decoder_dim = 30 .* decoder_heads = 3"):
         CAE(vit, Tokenizer(16, 4), decoder_dim=30)
-    with pytest.raises(Refused, match="regressor_depth = 0 must be at least 1"):
+    with pytest.raises(Refused, match="regressor_depth = 0 is not a whole number from 1"):
         CAE(vit, Tokenizer(16, 4), regressor_depth=0)
-    with pytest.raises(Refused, match="align_weight = -1 must not be below 0"):
+    with pytest.raises(Refused, match="align_weight = -1 is not a number from 0.0"):
         CAE(vit, Tokenizer(16, 4), align_weight=-1)
-    with pytest.raises(Refused, match="absolute = 'sine'; there are: False, True, sincos"):
+    with pytest.raises(Refused, match="absolute = 'sine' is not true or false or 'sincos'"):
         encoders.create("beit", 16, 4, bias="none", absolute="sine", **SMALL)
     with pytest.raises(Refused, match="dim = 30 cannot have sincos"):
         encoders.create("beit", 16, 4, bias="none", absolute="sincos", dim=30, depth=1, heads=3)

@@ -281,7 +281,7 @@ def test_the_recipe_hides_100_to_120_of_196():
         ({"loss": "huber"}, "l1, l2"),
         ({"window": 33}, "between 2 and 32"),
         ({"weight": 0.0}, "weight"),
-        ({"temperature": 0.0}, "above 0"),
+        ({"temperature": 0.0}, "temperature = 0.0 is not a number from 0.001"),
         ({"generator_heads": 5}, "multiple of generator_heads"),
     ],
 )

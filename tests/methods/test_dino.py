@@ -451,10 +451,10 @@ def test_overfits_a_teacher_that_stands_still():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"out_dim": 1}, "out_dim = 1 must lie between 2"),
+        ({"out_dim": 1}, "out_dim = 1 is not a whole number from 2"),
         ({"head_layers": 0}, "head_layers = 0"),
         ({"teacher_temp": 0}, "teacher_temp = 0"),
-        ({"freeze_last": 1.5}, "freeze_last = 1.5 must lie between 0 and 1"),
+        ({"freeze_last": 1.5}, "freeze_last = 1.5 is not a number from 0.0 to 1.0"),
         ({"momentum": 1.1}, "momentum = 1.1"),
         ({"clip": -1}, "clip = -1"),
     ],

@@ -209,7 +209,7 @@ def test_losses_at_the_start_are_those_of_guessing():
         ({"split": False}, "Table 8"),
         ({"negatives": "all"}, "other, both"),
         ({"second": "third"}, "equal, rest"),
-        ({"temperature": 0.0}, "above 0"),
+        ({"temperature": 0.0}, "temperature = 0.0 is not a number from 0.001"),
     ],
 )
 def test_refuses_what_cannot_work(options, said):
