@@ -240,7 +240,10 @@ def test_refuses_what_cannot_work():
     with pytest.raises(Refused, match="head = 'swin'.*there are: linear, mlp, blocks"):
         SimMIM(vit, head="swin")
     for side in (0, 3, 8):
-        with pytest.raises(Refused, match=f"coarser = {side} (does not divide patch_size = 4; it could be: 1, 2, 4|is not a whole number)"):
+        with pytest.raises(
+            Refused,
+            match=f"coarser = {side} (does not divide patch_size = 4; it could be: 1, 2, 4|is not a whole number)",
+        ):
             SimMIM(vit, coarser=side)
     with pytest.raises(Refused, match="coarser = 3 does not divide patch_size = 4"):
         mimlab.Pretrain(method="simmim", method_args={"coarser": 3}).resolved()
