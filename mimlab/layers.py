@@ -113,6 +113,11 @@ def resize_positions(table, old, new, prefix=1):
     return torch.cat([kept, grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
 
 
+def lost(*tensors):
+    """How many numbers of `tensors` are not finite, an int; asked of each tensor's device once."""
+    return sum(int((~torch.isfinite(x)).sum()) for x in tensors)
+
+
 def resampled(images, size, mode="bicubic"):
     """Images (B, C, H, W) at `size` (h, w), antialiased; on the CPU where torch has no such kernel for their device (MPS before 2.8)."""
     given = {"size": tuple(size), "mode": mode, "antialias": True, "align_corners": False}

@@ -17,6 +17,7 @@ from mimlab.data.cache import digest
 from mimlab.distributed import generator_for
 from mimlab.errors import Refused
 from mimlab.evals._views import Centre, side
+from mimlab.layers import lost
 from mimlab.looking.features import still
 
 VERSION = 1  # raise it when features would come out differently
@@ -69,7 +70,7 @@ def _batches(encoder, images, compute, view, batch):
         seen = show(pixels) if view is None else crop(pixels, generator_for(view, place, "probe view"))
         with still(encoder):
             found = compute(encoder, seen.to(device))
-        if not all(torch.isfinite(value).all() for value in found.values()):
+        if lost(*found.values()):
             raise Refused("features are not finite (nan or inf): the encoder has diverged; use an earlier checkpoint")
         yield {name: value.cpu() for name, value in found.items()}
 

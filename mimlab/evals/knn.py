@@ -14,6 +14,7 @@ from mimlab.errors import Refused
 from mimlab.evals._cache import features
 from mimlab.evals._labels import check
 from mimlab.evals._result import ranked
+from mimlab.layers import lost
 
 ROOM = 2**26  # bytes of similarities held at once
 
@@ -25,7 +26,7 @@ def votes(train_features, train_labels, test_features, *, k=20, temperature=0.07
     of them. Refuses k above M, a temperature at which exp(1 / T) leaves float32, and features that are not finite.
     """
     _check(k, temperature, len(train_features))
-    if not (torch.isfinite(train_features).all() and torch.isfinite(test_features).all()):
+    if lost(train_features, test_features):
         raise Refused("features are not finite (nan or inf): the encoder has diverged; use an earlier checkpoint")
     train = normalize(train_features.float(), dim=1)
     counted = []

@@ -268,8 +268,8 @@ def guesses(metrics, y):
                 if y == "loss" and parts
                 else [row[source] for row in rows if row.get(source) is not None and y in row]
             )
-            if told:
-                mean = float(np.mean(told))
+            mean = float(np.mean(told)) if told else None
+            if told and (y != "loss_match" or mean > 0):
                 values[label] = number, -math.log(mean) if y == "loss_match" else mean
         every = {label for label, value in metrics.items() if any(y in row for one in seeds(value) for row in one)}
         while values:

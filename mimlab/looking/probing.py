@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from mimlab.errors import Refused
 from mimlab.evals import knn
+from mimlab.layers import lost
 
 K, TEMPERATURE = 20, 0.07
 PROTOCOL = (
@@ -26,7 +27,7 @@ def linear(train, labels, queries, classes, steps=100):
     Features are standardised by the mean and deviation of the M rows. The loss is the mean cross-entropy plus
     ||W||^2 / (2 M), scikit-learn's C = 1. Refuses features that are not finite.
     """
-    if not (torch.isfinite(train).all() and torch.isfinite(queries).all()):
+    if lost(train, queries):
         raise Refused("features are not finite (nan or inf): the encoder has diverged; use an earlier checkpoint")
     mean, scale = train.double().mean(dim=0), train.double().std(dim=0, unbiased=False)
     scale = torch.where(scale > 1e-6 * (mean.abs() + scale), scale, torch.inf)  # a constant channel tells nothing

@@ -19,6 +19,7 @@ import torch
 
 from mimlab.errors import Refused, shown
 from mimlab.find import check_options, find, options, ranges
+from mimlab.layers import lost
 
 FILLED = ("scores", "goal", "method")  # keyword-only parameters that are filled in here
 
@@ -190,7 +191,7 @@ def _finite(found, batch, grid, who):
     if not isinstance(found, torch.Tensor) or shape != wanted or not found.is_floating_point():
         what = f"{shape} {found.dtype}" if isinstance(found, torch.Tensor) else type(found).__name__
         raise Refused(f"{who} as {what}; expected a float tensor of shape {wanted}")
-    if not math.isfinite(found.sum()) and not torch.isfinite(found).all():  # the sum is quicker, but may overflow
+    if not math.isfinite(found.sum()) and lost(found):  # the sum is quicker, but may overflow
         raise Refused(f"{who} some patches not finite; every patch needs a finite number")
     return found
 

@@ -15,6 +15,7 @@ from PIL import Image
 from torch.nn.functional import interpolate, normalize
 
 from mimlab.errors import Refused
+from mimlab.layers import lost
 from mimlab.viewers import embed, pictures
 from mimlab.viewers.latest import Latest
 
@@ -33,7 +34,7 @@ def packed(features, room=SAVED):
     they would not fit `room` bytes, only the first axes of a decomposition of all patches stay. `note` says so, and how far
     the cosines are off. Refuses features that are not finite.
     """
-    if not torch.isfinite(features).all():
+    if lost(features):
         raise Refused("features are not finite (nan or inf): the encoder has diverged; use an earlier checkpoint")
     *_, h, w, width = features.shape
     exact = normalize(features.flatten(0, 2).float(), dim=1)  # (M, D)

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from torch.nn.functional import interpolate
 
 from mimlab.errors import Refused
+from mimlab.layers import lost
 from mimlab.viewers import embed, pictures
 
 SOURCE = Path(__file__).with_name("feature_map.js")
@@ -31,7 +32,7 @@ class FeatureMap:
     """
 
     def __init__(self, points, images, labels=None, classes=None, title="", note=""):
-        if not torch.isfinite(points).all():
+        if lost(points):
             raise Refused("features are not finite (nan or inf): the encoder has diverged; use an earlier checkpoint")
         low, span = points.amin(dim=0), (points.amax(dim=0) - points.amin(dim=0)).max().clamp(min=1e-12)
         middle = (points.amax(dim=0) - low) / span / 2
