@@ -341,8 +341,19 @@ def _tiff(file):
         colours = pixels.shape[2] - len(extra)
         alpha = colours + next((k for k, x in enumerate(extra) if x in (1, 2)), 0) if {1, 2} & set(extra) else None
         tags = {tag.code: tag.value for tag in page.tags}
+    if alpha is not None and extra[alpha - colours] == 1:  # colours are multiplied with it
+        pixels = _divided(pixels, alpha)
     wide = _banded(pixels, alpha, tags.get(PHOTOMETRIC) == 0, _number(tags.get(GDAL_NODATA)))
     return wide, tags.get(ORIENTATION)
+
+
+def _divided(pixels, alpha):
+    """Pixels (H, W, bands) of the same kind, whose bands are no longer multiplied with that of `alpha`."""
+    full = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "ui" else 1
+    cover = pixels[..., alpha : alpha + 1].astype(np.float64) / full
+    found = pixels / np.where(cover > 0, cover, 1)
+    found[..., alpha] = pixels[..., alpha]
+    return np.clip(found.round(), 0, full).astype(pixels.dtype) if full > 1 else found.astype(pixels.dtype)
 
 
 def _banded(pixels, alpha=None, inverted=False, no_data=None):

@@ -71,6 +71,7 @@ def opened(split, *, path, label="label", split_column="split", holdout=0.2, tra
     """`Opened`, options as of `load`: the folder is looked through once for all that is asked of it."""
     if isinstance(holdout, bool) or not isinstance(holdout, (int, float)) or not 0 <= holdout < 1:
         raise Refused(f"holdout = {shown(holdout)} should be at least 0 and below 1 (0.2 keeps 20 % for testing)")
+    names(label=label, split_column=split_column, train_split=train_split, test_split=test_split)
     asked, path = path, existing(path)
     if path.is_dir():
         found = _scan(path)
@@ -90,6 +91,13 @@ def opened(split, *, path, label="label", split_column="split", holdout=0.2, tra
     return Opened(name, seen, listing)
 
 
+def names(**given):
+    """Refuse an option that should be a name, or None, and is neither."""
+    for option, value in given.items():
+        if value is not None and (not isinstance(value, str) or not value):
+            raise Refused(f"{option} = {shown(value)} should be a name, or None")
+
+
 def _listing(asked, path, table, split, holdout, train_split, test_split, seen):
     classes, codes = _classes(table.labels)  # of all splits
     parts = _parts(asked, table, codes, holdout, train_split, test_split)
@@ -105,8 +113,8 @@ def _listing(asked, path, table, split, holdout, train_split, test_split, seen):
     about["notes"] = [*about["notes"], *_notes(classes, codes, held)]
     files = [table.files[k] for k in rows]
     opener = (lambda k: os.path.join(path, files[k])) if path.is_dir() else Members(path, files)
-    names = files if path.is_dir() else [f"{path.name}/{name}" for name in files]
-    return Listed(names, opener, None if codes is None else codes[rows], classes, about)
+    called = files if path.is_dir() else [f"{path.name}/{name}" for name in files]
+    return Listed(called, opener, None if codes is None else codes[rows], classes, about)
 
 
 class Members:
@@ -412,7 +420,7 @@ def members(path):
     out["system"] = sorted(set(out["system"]))
     if not files:
         raise Refused(f"path = {shown(str(path))} has no index.json inside, and no image that Pillow reads{_left(out)}")
-    files.sort(key=lambda one: one[0])
+    files = sorted(dict(files).items())  # of one name twice the last counts, as for zipfile
     return Found([name for name, _ in files], [one for _, one in files], out)
 
 

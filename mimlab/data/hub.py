@@ -12,6 +12,7 @@ import numpy as np
 from mimlab.data import _splits
 from mimlab.data._contents import contents
 from mimlab.data._listed import listed, some, text
+from mimlab.data.folder import names
 from mimlab.errors import Refused, shown
 
 
@@ -39,6 +40,15 @@ def fingerprint(
     test_split="test",
 ):
     """The commit where one is pinned; of a folder its files; else what `datasets` knows the split by, which follows the hub."""
+    names(
+        id=id,
+        image=image,
+        label=label,
+        config=config,
+        revision=revision,
+        train_split=train_split,
+        test_split=test_split,
+    )
     if _local(id):
         files = [file for file in sorted(Path(id).rglob("*")) if file.is_file()]
         return contents(id, [(str(file.relative_to(id)), file.stat()) for file in files])
@@ -65,6 +75,15 @@ def load(
     """
     import datasets
 
+    names(
+        id=id,
+        image=image,
+        label=label,
+        config=config,
+        revision=revision,
+        train_split=train_split,
+        test_split=test_split,
+    )
     every = _open(id, config, revision)
     chosen = _chosen(every, split, id, train_split, test_split)
     for field, column in (("image", image), ("label", label)):
@@ -81,18 +100,18 @@ def load(
         return rows
     feature = chosen.features[label]
     if isinstance(feature, datasets.ClassLabel):  # hubs mark withheld labels by -1
-        names, number = feature.names, {k: k for k in range(-1, len(feature.names))}
+        classes, number = feature.names, {k: k for k in range(-1, len(feature.names))}
     else:
-        names, number = _coded(every, label, feature, id)
+        classes, number = _coded(every, label, feature, id)
     column = chosen.select_columns([label])[label]
     strange = next((v for v in column if not _missing(v) and v not in number), None)
     if strange is not None:
         raise Refused(
-            f"label = {shown(label)} of {id} holds {shown(strange)}, which is none of its {len(names)} classes"
+            f"label = {shown(label)} of {id} holds {shown(strange)}, which is none of its {len(classes)} classes"
         )
     rows.labels = np.array([-1 if _missing(v) else number[v] for v in column], np.int64)
-    rows.classes = [text(str(name)) for name in names]
-    rows.about["classes"] = len(names)
+    rows.classes = [text(str(name)) for name in classes]
+    rows.about["classes"] = len(classes)
     return rows
 
 

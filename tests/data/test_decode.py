@@ -161,6 +161,8 @@ def test_alpha_of_16_bits_and_of_floats():
     array = filled(65535, np.uint16, 4)
     array[..., 3] = 0
     assert decode(tiff(array, photometric="rgb", extrasamples=["unassalpha"]), 20, (9, 8, 7))[:, 5, 5].tolist() == [9, 8, 7]  # fmt: skip
+    half = filled(32768, np.uint16, 4)  # white, multiplied with its alpha
+    assert grey(tiff(half, photometric="rgb", extrasamples=["assocalpha"])) == 255
     array = filled(0.5, np.float32, 4)
     array[..., 3] = 1
     assert grey(tiff(array, photometric="rgb", extrasamples=["unassalpha"])) == 128

@@ -435,3 +435,12 @@ def test_a_fifo_or_a_device_is_no_zip(tmp_path):
     for path in (tmp_path / "p.zip", "/dev/zero"):
         with pytest.raises(Refused, match="neither a folder nor"):
             opened(path)
+
+
+@pytest.mark.parametrize("option", ["label", "split_column", "train_split", "test_split"])
+@pytest.mark.parametrize("value", [3, True, [], {}, ["a"], 0.5, ""])
+def test_options_that_are_no_names(tmp_path, option, value):
+    put(tmp_path / "set", ["a/0.png"])
+    for path in (tmp_path / "set", pack(tmp_path / "p.zip", ["file"], [["0.png"]])):
+        with pytest.raises(Refused, match=f"{option} = "):
+            opened(path, holdout=0, **{option: value})
