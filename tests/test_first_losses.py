@@ -27,6 +27,7 @@ TINY = {
     "warmup_epochs": 0,
 }
 DINO = {"method": "dino", "method_args": {"out_dim": 32, "head_dim": 24, "bottleneck_dim": 8}, "tokenizer": "none"}
+SIMMIM = {"method": "simmim", "encoder": "vit", "tokenizer": "none"}  # bilinear crops
 MAE = {"method": "mae", "method_args": {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}}
 
 
@@ -37,12 +38,12 @@ def rows(self, step):
     return order[place * self.batch_size : (place + 1) * self.batch_size]
 
 
-def crops(images, boxes, flipped, size):
+def crops(images, boxes, flipped, size, mode="bicubic"):
     """One crop after the other, by torchvision, on floats."""
     found = []
     for i, (top, left, h, w) in enumerate(boxes.tolist()):
         image = images[i % len(images)].float() / 255
-        one = tv.resized_crop(image, top, left, h, w, [size, size], tv.InterpolationMode.BICUBIC, antialias=True)
+        one = tv.resized_crop(image, top, left, h, w, [size, size], tv.InterpolationMode(mode), antialias=True)
         found.append(one.flip(2) if flipped[i] else one)
     return torch.stack(found).clamp(0, 1)
 
@@ -72,7 +73,7 @@ def views(self, images, draws):
     return tuple(view.apply(images, part) for view, part in zip(self.views, own, strict=True))
 
 
-@pytest.mark.parametrize("method", [DINO, MAE], ids=["dino", "mae"])
+@pytest.mark.parametrize("method", [DINO, MAE, SIMMIM], ids=["dino", "mae", "simmim"])
 def test_the_batch_path_trains_as_its_plain_definition(method, tmp_path, monkeypatch):
     found = []
     for name in ("fast", "plain"):

@@ -11,32 +11,32 @@ DENSE = 48  # up to this side one batched product beats a loop over images on a 
 GREY = (0.2989, 0.587, 0.114)  # torchvision's
 
 
-def resized_crops(images, boxes, flipped, size):
-    """Crops of uint8 images, bicubic, antialiased and perhaps mirrored: float (B, 3, size, size) in [0, 1].
+def resized_crops(images, boxes, flipped, size, mode="bicubic"):
+    """Crops of uint8 images, antialiased and perhaps mirrored: float (B, 3, size, size) in [0, 1].
 
-    boxes: int64 (B, 4) on the CPU; flipped: bool (B,) on the CPU; with V * B of both each image is cut V times. Small
+    mode: bicubic or bilinear. boxes: int64 (B, 4) on the CPU; flipped: bool (B,) on the CPU; with V * B of both each image is cut V times. Small
     images and accelerators take the batched product, large images on a CPU torch's own uint8 kernel, one image at a time
     (2 to 6 times as fast from 64 pixels).
     """
     if images.device.type != "cpu" or max(*images.shape[2:], size) <= DENSE:
-        return _crops_at_once(images, boxes, flipped, size)
-    return _crops_one_by_one(images, boxes, flipped, size)
+        return _crops_at_once(images, boxes, flipped, size, mode)
+    return _crops_one_by_one(images, boxes, flipped, size, mode)
 
 
-def _crops_at_once(images, boxes, flipped, size):
+def _crops_at_once(images, boxes, flipped, size, mode="bicubic"):
     if len(boxes) > len(images):
         images = images.repeat(len(boxes) // len(images), 1, 1, 1)
     batch, channels, height, width = images.shape
     top, left, h, w = boxes.to(images.device).unbind(1)
-    rows = _weights(top, h, height, size)  # (B, size, H)
-    columns = _weights(left, w, width, size)  # (B, size, W)
+    rows = _weights(top, h, height, size, mode)  # (B, size, H)
+    columns = _weights(left, w, width, size, mode)  # (B, size, W)
     columns = torch.where(flipped.to(images.device)[:, None, None], columns.flip(1), columns)
     x = images.float().reshape(batch, channels * height, width)
     x = torch.bmm(x, columns.transpose(1, 2)).reshape(batch, channels, height, size)
     return torch.matmul(rows[:, None], x).div_(255).clamp_(0, 1)
 
 
-def _crops_one_by_one(images, boxes, flipped, size):
+def _crops_one_by_one(images, boxes, flipped, size, mode="bicubic"):
     if len(boxes) > len(images):  # the kernel's own order, which it would otherwise make for every crop anew
         images = images.contiguous(memory_format=torch.channels_last)
     out = torch.empty(len(boxes), 3, size, size, dtype=torch.uint8)
@@ -44,16 +44,17 @@ def _crops_one_by_one(images, boxes, flipped, size):
         k = i % len(images)
         crop = images[k : k + 1, :, top : top + h, left : left + w]
         if (h, w) != (size, size):
-            crop = F.interpolate(crop, (size, size), mode="bicubic", antialias=True)
+            crop = F.interpolate(crop, (size, size), mode=mode, antialias=True)
         out[i] = crop[0].flip(2) if flipped[i] else crop[0]
     return out.float().div_(255)
 
 
-def _weights(start, length, full, size):
-    """Bicubic antialiased resampling of [start, start + length) to `size`: float (B, size, full), rows sum to
+def _weights(start, length, full, size, mode="bicubic"):
+    """Antialiased resampling of [start, start + length) to `size`: float (B, size, full), rows sum to
     1.
 
-    The cubic of Keys (1981) with a = -0.5, widened by the factor of reduction: Pillow's and torch's rule.
+    The cubic of Keys (1981) with a = -0.5, or the triangle (`mode` bilinear), widened by the factor of reduction: Pillow's
+    and torch's rule.
     """
     step = (length / size)[:, None]  # (B, 1)
     centre = start[:, None] + (torch.arange(size, device=start.device) + 0.5) * step  # (B, size)
@@ -61,9 +62,12 @@ def _weights(start, length, full, size):
     u = (pixel + 0.5 - centre[..., None]).div_(step.clamp(min=1)[..., None]).abs_().neg_().add_(2).clamp_(min=0)
     # with u = 2 - |x|, t = 1 - |x|, each at least 0, the cubic is u^2 (u - 1) / 2 + t^2 (1 - 2 t): no choice to be made
     t = u - 1  # (B, size, full)
-    weights = (t * u).mul_(u).div_(2)
-    t.clamp_(min=0)
-    weights.add_((t * t).mul_(t.mul_(-2).add_(1)))
+    if mode == "bilinear":
+        weights = t.clamp_(min=0)
+    else:
+        weights = (t * u).mul_(u).div_(2)
+        t.clamp_(min=0)
+        weights.add_((t * t).mul_(t.mul_(-2).add_(1)))
     inside = (pixel >= start[:, None]) & (pixel < (start + length)[:, None])  # (B, full)
     weights.mul_(inside[:, None])
     return weights.div_(weights.sum(dim=2, keepdim=True))

@@ -10,14 +10,14 @@ a chain of box blurs.
 """
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 
 from mimlab import kinds
 from mimlab.data._pixels import blur, luma, resized_crops, shift_hue
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 
 # DINO's strengths (Caron et al., 2021, code), blur and solarisation as on average over its two global views
 STRONG = {
@@ -46,7 +46,8 @@ class Augment:
     size: side of the result in pixels. scale, ratio: area (share of the image) and aspect of the crop;
     scale=None: no crop. flip, jitter_p, grey, blur, solarize: probabilities. jitter: strengths of brightness,
     contrast, saturation and hue, or one number s for (s, s, s / 2, s / 4), DINO's proportions; 0: none. The
-    blur's radius is U(0.1, 2) * blur_side / 224, blur_side None: size.
+    blur's radius is U(0.1, 2) * blur_side / 224, blur_side None: size. interpolation: of the crop (SimMIM's is bilinear).
+    jitter_first: colours change before the crop, so that contrast is about the mean of the whole image (BEiT, datasets.py).
     """
 
     def __init__(
@@ -62,6 +63,8 @@ class Augment:
         blur: kinds.Share = 0.0,
         blur_side: Annotated[int, (1, 8192)] | None = None,
         solarize: kinds.Share = 0.0,
+        interpolation: Literal["bicubic", "bilinear"] = "bicubic",
+        jitter_first: bool = False,
     ):
         _check_size(size)
         if blur_side is not None:
@@ -79,6 +82,11 @@ class Augment:
         self.jitter, self.jitter_p = strengths, jitter_p
         self.grey, self.blur, self.solarize = grey, blur, solarize
         self.blur_side = blur_side or size
+        if interpolation not in ("bicubic", "bilinear"):
+            raise Refused(f"interpolation = {shown(interpolation)}; there are: bicubic, bilinear")
+        if not isinstance(jitter_first, bool):
+            raise Refused(f"jitter_first = {shown(jitter_first)} should be true or false")
+        self.interpolation, self.jitter_first = interpolation, jitter_first
 
     @property
     def variants(self):
@@ -115,8 +123,10 @@ class Augment:
         height, width = images.shape[2:]
         boxes = self.boxes(draws, height, width)
         flipped = draws["flip"] < self.flip
-        x = resized_crops(images, boxes, flipped, self.size)
-        if any(self.jitter):
+        if self.jitter_first and any(self.jitter):
+            images = self.jittered_whole(images, draws)
+        x = resized_crops(images, boxes, flipped, self.size, self.interpolation)
+        if not self.jitter_first and any(self.jitter):
             _change(x, draws["jitter"] < self.jitter_p, self._jittered, draws["strength"])
         if self.grey:
             _change(x, draws["grey"] < self.grey, luma)
@@ -125,6 +135,12 @@ class Augment:
         if self.solarize:
             _change(x, draws["solarize"] < self.solarize, lambda y: torch.minimum(y, 1 - y))
         return x
+
+    def jittered_whole(self, images, draws):
+        """Whole images (V * B, 3, H, W), uint8 as they were, with the colours that the crops are to have."""
+        x = images.repeat(len(draws["flip"]) // len(images), 1, 1, 1).float().div_(255)
+        _change(x, draws["jitter"] < self.jitter_p, self._jittered, draws["strength"])
+        return x.mul_(255).round_().byte()
 
     def boxes(self, draws, height, width):
         """Crops by torchvision's rule, int64 (B, 4): top, left, height, width; all where scale is None."""

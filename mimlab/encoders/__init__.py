@@ -196,6 +196,9 @@ class Encoder(nn.Module):
                     if name.startswith("drop_path"):
                         setattr(part, name, DropPath(share) if share else nn.Identity())
 
+    def to_fine_tune(self):
+        """Make trainable what the official fine-tuning codes train and pre-training does not: nothing here."""
+
     def train_cls(self, wanted):
         """Train, or freeze, what only a loss on CLS reaches: nothing where the patches look at CLS, as here."""
 

@@ -77,6 +77,23 @@ class Beit(Encoder):
     def prefix_tokens(self):
         return self.trunk.cls_token
 
+    def to_fine_tune(self):
+        """Every block gets its own copy of a shared table (unilm/beit, run_class_finetuning.py)."""
+        shared = self.trunk.rel_pos_bias
+        if shared is None:
+            return
+        self.trunk.rel_pos_bias = None
+        self.spec = self.spec | {"use_rel_pos_bias": True, "use_shared_rel_pos_bias": False}
+        for block in self.trunk.blocks:
+            attn, table = block.attn, shared.relative_position_bias_table.detach().clone()
+            if attn.relative_position_bias_table is None:
+                attn.window_size, attn.num_relative_distance = shared.window_size, len(table)
+                attn.relative_position_bias_table = torch.nn.Parameter(table)
+                del attn.relative_position_index
+                attn.register_buffer("relative_position_index", shared.relative_position_index, persistent=False)
+            else:
+                attn.relative_position_bias_table.data += table
+
     def shared_bias(self):
         return None if self.trunk.rel_pos_bias is None else self.trunk.rel_pos_bias()
 

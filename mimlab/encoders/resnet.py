@@ -106,6 +106,9 @@ class ResNet(nn.Module):
             share = rate * index / max(len(blocks) - 1, 1)
             block.drop_path = DropPath(share) if share else None
 
+    def to_fine_tune(self):
+        """Nothing is frozen."""
+
     def train_cls(self, wanted):
         """Nothing: there is no class token."""
 

@@ -88,6 +88,10 @@ class ViT(Encoder):
         found = [t for t in (self.trunk.cls_token, self.trunk.reg_token) if t is not None]
         return torch.cat(found, dim=1)
 
+    def to_fine_tune(self):
+        """Fixed positions are trained too, from where they are (MAE, models_vit.py)."""
+        self.trunk.pos_embed.requires_grad_(True)
+
     def before_blocks(self, x):
         """CLIP's norm, an identity elsewhere."""
         return self.trunk.norm_pre(x)

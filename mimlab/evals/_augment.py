@@ -69,9 +69,15 @@ def policy(text):
 
 
 def _randaugment(text, size):
+    from PIL import Image
     from timm.data.auto_augment import rand_augment_transform
 
-    return rand_augment_transform(text, {"translate_const": int(0.45 * size), "img_mean": (124, 116, 104)})
+    given = {
+        "translate_const": int(0.45 * size),
+        "img_mean": (124, 116, 104),
+        "interpolation": Image.Resampling.BICUBIC,  # as all recipes ask create_transform for
+    }
+    return rand_augment_transform(text, given)
 
 
 def _erasing(probability):

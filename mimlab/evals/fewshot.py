@@ -1,8 +1,8 @@
 """Few labels: logistic regression on frozen features of a small share of the training images, over several draws.
 
-1 % and 10 % of the labels is the setting of the SplitMask paper's tables 1 and 6 for ImageNet (class-balanced subsets,
-from PAWS); the classifier on frozen features is that of Masked Siamese Networks (Assran et al. 2022, arXiv 2204.07141,
-section 5). The value is the mean over `draws` of the subset.
+1 % and 10 % of the labels, in class-balanced subsets (PAWS, Assran et al. 2021, arXiv 2104.13963), with a classifier on frozen
+features, are the setting of Masked Siamese Networks (Assran et al. 2022, arXiv 2204.07141, section 5). (1 % and 10 % in the
+SplitMask paper are images to pre-train on, which is the setting `fraction` of a run.) The value is the mean over `draws` of the subset.
 
 Differs from the paper: the regression is one L2 strength (C = 1) on standardised features, solved by L-BFGS
 (`mimlab.looking.probing.linear`); the papers search the strength on more data than a small set has.

@@ -2,7 +2,8 @@
 
 AdamW, cosine after a warm-up, layer-wise learning rates, RandAugment, random erasing, mixup and cutmix (timm), label
 smoothing, stochastic depth, random crops and flips, repeated augmentation, perhaps an average of the weights. The
-classifier is MAE's and BEiT's: the mean of the patch tokens, a fresh norm, a linear layer. The settings of each recipe, with
+classifier is MAE's and BEiT's: the mean of the patch tokens, a fresh norm, a linear layer. As in their codes, fixed positions of a
+ViT are trained, and every block gets a copy of a relative position table that all shared. The settings of each recipe, with
 their sources, are in `_recipes`.
 
 Differs from the paper: the learning rate changes at every step. Table 9 lists colour jitter beside RandAugment; as in timm,
@@ -62,7 +63,7 @@ class Classifier(nn.Module):
 def layer_scale(name, depth, decay):
     """Factor of the learning rate of a trunk's parameter: decay^(depth + 1 - layer).
 
-    Layer 0: patch embedding, CLS, mask token, positions; block i: i + 1; the rest (norm, head, shared bias):
+    Layer 0: patch embedding, CLS, mask token, positions; block i, with its own table: i + 1; the rest (norm, head):
     depth + 1. Source: MAE, util/lr_decay.py; BEiT, optim_factory.py.
     """
     if name.startswith("blocks."):
@@ -169,6 +170,7 @@ def fit(encoder, train, classes, told, pool, ema, seed, device):
     encoder = copy.deepcopy(encoder)
     encoder.set_drop_path(told["drop_path"])
     encoder.train_cls(pool == "cls")
+    encoder.to_fine_tune()
     model = Classifier(encoder, classes, pool).to(device).train()
     average = ModelEmaV3(model, decay=ema) if ema else None
     batch, epochs = told["batch"], told["epochs"]

@@ -12,7 +12,8 @@ Official code: microsoft/SimMIM, models/simmim.py, models/vision_transformer.py,
 configs/vit_base__800ep. Its ViT-B is BEiT's transformer on ImageNet's statistics: `encoder = beit_base` with
 `encoder_args = {"normalise": "imagenet"}`.
 
-Differs from the paper: the warm-up begins at 0, not at the code's 5e-7; the code rounds 60 % up to whole units, here the share hidden at its two
+Differs from the paper: the warm-up begins at 0, not at the code's 5e-7; the learning rate of a step is that of its own number, where the
+code takes its scheduler's step after the optimiser's and so lags one step behind its table; the code rounds 60 % up to whole units, here the share hidden at its two
 image sizes is fixed, so that at others one unit may be hidden in part. Swin, the paper's main encoder, is missing, and with it
 its heaviest heads, inverse Swins; our analogue of them is two transformer blocks over all patches before the linear layer
 (`head = "blocks"`). The MLP's hidden layer is as wide as the encoder, and coarser targets are means, of which no code is
@@ -42,7 +43,7 @@ RECIPE = {
         "tokenizer_args": {},
         "encoder_args": {},
         "method_args": {"loss": "l1"},
-        "augment": {"scale": [0.67, 1.0], "flip": 0.5},
+        "augment": {"scale": [0.67, 1.0], "flip": 0.5, "interpolation": "bilinear"},  # torchvision's default
         "lr": 1e-4 * 256 / 512,
         "min_lr": 1e-5 * 256 / 512,  # a tenth, from epoch 700
         "schedule": "step",

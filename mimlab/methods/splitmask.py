@@ -1,7 +1,7 @@
 """SplitMask: Are Large-scale Datasets Necessary for Self-Supervised Pre-training? (El-Nouby et al. 2021, arXiv 2112.10740).
 
 1. **Split.** The patches of an image fall into two disjoint subsets A and B (BEiT's blocks, 50 %): section 4.
-2. **Inpaint.** One encoder sees A alone and B alone. A shallow decoder of the encoder's width gets each branch's
+2. **Inpaint.** One encoder sees A alone and B alone. A shallow decoder of the encoder's width [`decoder_dim`] gets each branch's
    outputs with mask tokens at the missing positions, and predicts there the visual tokens of the other subset:
    cross-entropy, so every patch is supervised once an image.
 3. **Match.** The mean of *all* decoder outputs of a branch describes the image; InfoNCE (equation 2) asks that the two
@@ -12,10 +12,12 @@ sees is the encoder's crop made smaller.
 
 Left open by the paper, and what is done here (options in brackets):
 - weight of the two losses: 1 to 1 [`match_weight`]; descriptors are L2-normalised [`normalise`]; the candidates are
-  the other branch's descriptors of all images of all processes [`negatives` = "other" or "both"]; both directions
-  are averaged [`symmetric`].
+  the other branch's descriptors of all images of all processes [`negatives` = "other", the default]. The paper says only
+  "we symmetrize following" SimCLR, whose negatives are both branches' [`negatives` = "both"]; both directions are
+  averaged [`symmetric`].
 - CLS runs through the encoder and stops there, since the decoder's sequences have "length n" [`decode_cls`].
-- positions are learned in encoder and decoder; between them is a linear layer, as in MAE; heads as the encoder's.
+- positions are learned in encoder and decoder, and in the decoder visible tokens get them too; between the two is a linear layer,
+  as in MAE; heads as the encoder's [`decoder_heads`].
 - with 75 % hidden, B sees as many patches as A, drawn from those that A does not see [`second` = "equal" or "rest"].
 - batch, crop scale and colour strengths: BEiT's and DINO's.
 """
@@ -36,7 +38,7 @@ from mimlab.masks import hidden_ids, visible_ids
 from mimlab.methods import Method, Output, decoded, judged
 from mimlab.token_loss import token_loss
 
-PAPER = {  # section 5.1: "follow Bao et al."; no colour jitter
+PAPER = {  # section 5.5: "follow Bao et al."; no colour jitter
     "mask": "blockwise",
     "mask_ratio": 0.5,
     "mask_args": {"sampler": "cae", "max_block": 75 / 196},
@@ -56,7 +58,7 @@ PAPER = {  # section 5.1: "follow Bao et al."; no colour jitter
     "clip": 3.0,
     "drop_path": 0.1,
 }
-SMALL = PAPER | {  # section 5.3, Stanford Cars, Clipart, Sketch, Painting
+SMALL = PAPER | {  # section 5.5, Stanford Cars, Clipart, Sketch, Painting
     "mask": "random",
     "mask_ratio": 0.75,
     "mask_args": {},
@@ -101,7 +103,10 @@ def info_nce(a, b, temperature=0.2, *, normalise=True, negatives="other", symmet
 
 
 class SplitMask(Method):
-    """Split, inpaint, match; each can be switched off as in Table 8 (without `split` it is BEiT)."""
+    """Split, inpaint, match; each can be switched off as in Table 8 (without `split` it is BEiT).
+
+    `decoder_dim`, `decoder_heads`: of the decoder, what is matched and what is predicted from; None: the encoder's.
+    """
 
     def __init__(
         self,
@@ -112,6 +117,8 @@ class SplitMask(Method):
         inpaint: bool = True,
         match: bool = True,
         decoder_depth: kinds.Depth = 2,
+        decoder_dim: kinds.Width | None = None,
+        decoder_heads: kinds.Heads | None = None,
         temperature: kinds.Temperature = 0.2,
         match_weight: Annotated[float, (0.0, 1000.0)] = 1.0,
         normalise: bool = True,
@@ -145,13 +152,24 @@ class SplitMask(Method):
         self.decode_cls, self.second = decode_cls, second
         self.couples_images = match
         if split:
-            heads = encoder.heads
-            self.decoder = Decoder(encoder, encoder.dim, decoder_depth, heads, fixed=False)
+            width = encoder.dim if decoder_dim is None else decoder_dim
+            heads = encoder.heads if decoder_heads is None else decoder_heads
+            if width % heads:
+                good = ", ".join(str(h) for h in range(1, 33) if width % h == 0)
+                raise Refused(
+                    f"method_args: decoder_dim = {width} is no multiple of decoder_heads = {heads}; heads could be: {good}"
+                )
+            self.decoder = Decoder(encoder, width, decoder_depth, heads, fixed=False)
         else:
+            if decoder_dim is not None or decoder_heads is not None:
+                raise Refused(
+                    "method_args: decoder_dim and decoder_heads are of the decoder, which split = False has not; leave them out"
+                )
+            width = encoder.dim
             encoder.train_cls(False)  # the loss is on patches alone
             self.fill = nn.Parameter(torch.zeros(encoder.dim))
         if inpaint:
-            self.head = nn.Linear(encoder.dim, tokenizer.vocab)
+            self.head = nn.Linear(width, tokenizer.vocab)
         self.start()
 
     def start(self):

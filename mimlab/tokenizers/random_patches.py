@@ -1,6 +1,6 @@
 """Random patches: the vocabulary is a random set of patches of the training images.
 
-SplitMask, section 3.3 (arXiv 2112.10740): 8,192 patches "from different images", each scaled to a unit vector.
+SplitMask, sections 3.3 and 5.5 (arXiv 2112.10740): 8,192 patches "from different images", each scaled to a unit vector.
 """
 
 from mimlab.tokenizers import PatchTokenizer

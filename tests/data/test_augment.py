@@ -46,18 +46,18 @@ def test_the_generator_decides_all():
     assert torch.equal(first.get_state(), second.get_state())
 
 
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("side", [32, 96])
-def test_crops_match_torchvision(side):
+def test_crops_match_torchvision(side, mode):
     images = pictures(6, side)
     boxes = Augment(24).boxes(Augment(24).draw(6, seeded()), side, side)
     flipped = torch.tensor([True, False] * 3)
     for crops in (_pixels._crops_at_once, _pixels._crops_one_by_one, resized_crops):
-        out = crops(images, boxes, flipped, 24)
+        out = crops(images, boxes, flipped, 24, mode)
         for i, (top, left, h, w) in enumerate(boxes.tolist()):
             bytewise = crops is _pixels._crops_one_by_one or (crops is resized_crops and side == 96)
             image = images[i] if bytewise else images[i].float() / 255
-            mode = v2.InterpolationMode.BICUBIC
-            expected = tv.resized_crop(image, top, left, h, w, [24, 24], mode, antialias=True)
+            expected = tv.resized_crop(image, top, left, h, w, [24, 24], v2.InterpolationMode(mode), antialias=True)
             expected = expected.flip(2) if flipped[i] else expected
             if bytewise:
                 assert torch.equal(out[i], expected.float() / 255)
@@ -215,3 +215,26 @@ def test_near_square_aspects_are_log_uniform():
     boxes = change.boxes(change.draw(8000, seeded()), 1000, 1000).double()
     aspect = (boxes[:, 3] / boxes[:, 2]).log() / math.log(4 / 3)  # uniform in (-1, 1)
     assert abs(aspect.mean()) < 0.03 and abs(aspect.std() - 1 / math.sqrt(3)) < 0.02
+
+
+@pytest.mark.parametrize("side", [24, 96])
+def test_colours_that_change_first_are_those_of_the_whole_image(side):
+    """As torchvision does it: jitter, then the crop; contrast is about the mean of what was there before."""
+    images = pictures(4, side)
+    change = Augment(16, jitter=(0.4, 0.4, 0.4, 0.0), jitter_p=1.0, jitter_first=True, flip=0.0)
+    draws = change.draw(4, seeded())
+    found, boxes = change.apply(images, draws), change.boxes(draws, side, side).tolist()
+    for i, (top, left, h, w) in enumerate(boxes):
+        strengths = [1 - 0.4 + 0.8 * float(u) for u in draws["strength"][i, :3]]
+        one = images[i].float() / 255
+        for turn, strength in zip(
+            (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation), strengths, strict=True
+        ):
+            one = turn(one, strength)
+        mode = v2.InterpolationMode.BICUBIC
+        want = tv.resized_crop(one, top, left, h, w, [16, 16], mode, antialias=True).clamp(0, 1)
+        assert (found[i] - want).abs().max() < 2.5 / 255  # bytes in between
+    later = Augment(16, jitter=(0.4, 0.4, 0.4, 0.0), jitter_p=1.0, flip=0.0).apply(images, draws)
+    assert (found - later).abs().max() > 2.5 / 255
+    twice = {name: torch.cat([value, value]) for name, value in draws.items()}
+    assert torch.equal(change.apply(images, twice), torch.cat([found, found]))

@@ -269,3 +269,48 @@ def test_the_centre_of_a_test_image():
 def test_refuses_recipes_and_augmentations_that_there_are_not(encoder):
     with pytest.raises(Refused, match="randaugment = 'rnd-m9'"):
         evaluate(encoder, Dots(64, 0), Dots(10, 1), randaugment="rnd-m9")
+
+
+def test_every_block_trains_its_own_copy_of_a_shared_table():
+    """As the official loader of BEiT (and SimMIM) makes them; features are the same to begin with."""
+    torch.manual_seed(0)
+    encoder = encoders.create("beit", 16, 4, dim=24, depth=3, heads=3).eval()
+    table = encoder.trunk.rel_pos_bias.relative_position_bias_table
+    torch.nn.init.normal_(table)
+    images = torch.rand(2, 3, 16, 16)
+    before, count = encoder(images)[1], sum(p.numel() for p in encoder.parameters())
+    encoder.to_fine_tune()
+    assert encoder.trunk.rel_pos_bias is None
+    assert sum(p.numel() for p in encoder.parameters()) == count + 2 * table.numel()
+    assert torch.allclose(encoder(images)[1], before, atol=1e-6)
+    groups = layer_groups(Classifier(encoder, 5), 3, 0.05, 0.5)
+    scales = {name: (group["scale"], group["weight_decay"]) for group in groups for name in group["names"]}
+    for block in range(3):
+        assert scales[f"blocks.{block}.attn.relative_position_bias_table"] == (0.5 ** (3 - block), 0.05)
+    import timm
+
+    theirs = timm.create_model(**encoder.spec)  # the names are timm's
+    theirs.load_state_dict(
+        {n: v for n, v in encoder.trunk.state_dict().items()}
+        | {"norm.weight": torch.ones(24), "norm.bias": torch.zeros(24)}
+    )
+
+
+def test_fixed_positions_of_a_vit_are_trained_in_layer_0():
+    """As MAE's models_vit.py; CAE's stay as they are."""
+    encoder = encoders.create("vit", 16, 4, dim=24, depth=2, heads=3, positions="sincos")
+    assert not encoder.trunk.pos_embed.requires_grad
+    encoder.to_fine_tune()
+    groups = layer_groups(Classifier(encoder, 5), 2, 0.05, 0.5)
+    (group,) = [group for group in groups if "pos_embed" in group["names"]]
+    assert (group["scale"], group["weight_decay"]) == (0.5**3, 0.0)
+    cae = encoders.create("beit", 16, 4, dim=24, depth=2, heads=3, bias="none", absolute="sincos")
+    cae.to_fine_tune()
+    assert not cae.trunk.pos_embed.requires_grad
+
+
+def test_randaugment_is_bicubic():
+    from PIL import Image
+
+    change = Views(32, Normalise("none"), scale=0.5, randaugment="rand-m9-mstd0.5", jitter=0.0, erase=0.0).change
+    assert {op.aug_fn.__name__: op.kwargs.get("resample") for op in change.ops}["shear_x"] == Image.Resampling.BICUBIC

@@ -48,7 +48,9 @@ def build(about, arrays, variant, **options):
         normalise="none",
     )
     tokenizer = Known(arrays["token_ids"], config["vocab_size"])
-    options = {"decoder_depth": config["decoder_depth"], "decode_cls": variant == "kept"} | options
+    width, heads = config["decoder_embed_dim"], config["decoder_num_heads"]
+    given = {"decoder_depth": config["decoder_depth"], "decoder_dim": width, "decoder_heads": heads}
+    options = given | {"decode_cls": variant == "kept"} | options
     return SplitMask(encoder, tokenizer, **options)
 
 
@@ -83,6 +85,11 @@ def test_logits_descriptors_losses_and_gradients(case, variant):
     )
     assert_close(a.mean(dim=1), arrays[f"{variant}/x_a"], 1e-4, 1e-5)
     assert_close(b.mean(dim=1), arrays[f"{variant}/x_b"], 1e-4, 1e-5)
+    hidden = mask[..., None], method.other(mask, None, visible)[0][..., None]
+    for branch, x, missing in zip("ab", (a, b), hidden, strict=True):  # means over parts of the positions
+        for part, there in (("missing", missing), ("seen", ~missing)):
+            mean = (x * there).sum(dim=1) / there.sum(dim=1)
+            assert_close(mean, arrays[f"{variant}/x_{branch}_{part}_only"], 1e-4, 1e-5)
     assert_close(method.head(a), arrays[f"{variant}/logits_from_a"], 3e-5, 1e-5)
     assert_close(method.head(b), arrays[f"{variant}/logits_from_b"], 3e-5, 1e-5)
 
@@ -221,3 +228,31 @@ def test_refuses_what_cannot_work(options, said):
 def test_refuses_an_encoder_that_cannot_drop():
     with pytest.raises(Refused, match="vit family"):
         SplitMask(encoders.create("beit", 16, 4, dim=24, depth=1, heads=3), Known(torch.zeros(1, 16), 9))
+
+
+@pytest.mark.parametrize(("dim", "heads"), [(16, 2), (40, None), (24, 4)])
+@pytest.mark.parametrize("parts", [{}, {"match": False}, {"inpaint": False}])
+def test_the_decoder_has_a_width_of_its_own(dim, heads, parts):
+    """What is matched and what is predicted from are as wide as the decoder."""
+    torch.manual_seed(0)
+    encoder = encoders.create("vit", 16, 4, dim=24, depth=1, heads=4)
+    method = SplitMask(encoder, Tokenizer(16, 4), decoder_dim=dim, decoder_heads=heads, **parts)
+    images, mask = torch.rand(3, 3, 16, 16), cut(torch.rand(3, 16), 8)
+    assert method.decode(images, mask, 8).shape == (3, 16, dim)
+    assert method.decoder.blocks[0].attn.num_heads == (heads or encoder.heads)
+    output = method(Batch(images, visible=8), mask, Progress())
+    output.loss.backward()
+    assert output.prediction.shape == (3 * 16, dim) and torch.isfinite(output.loss)
+    assert method.decoder.embed.weight.shape == (dim, 24) and method.decoder.embed.weight.grad.abs().sum() > 0
+    if not parts.get("inpaint", True):
+        assert method.predicts == ""
+    else:
+        assert method.predict(images, mask)[0].shape == (3, 16, 16)
+
+
+def test_the_decoders_width_is_refused_where_it_cannot_be():
+    encoder = encoders.create("vit", 16, 4, dim=24, depth=1, heads=4)
+    with pytest.raises(Refused, match="decoder_dim = 30 .* decoder_heads = 4; heads could be: 1, 2, 3, 5"):
+        SplitMask(encoder, Tokenizer(16, 4), decoder_dim=30)
+    with pytest.raises(Refused, match="split = False"):
+        SplitMask(encoder, Tokenizer(16, 4), split=False, match=False, decoder_dim=24)
