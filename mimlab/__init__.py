@@ -1,6 +1,9 @@
 """mimlab: an interactive workbench for masked image modelling. Public names are imported when first used."""
 
+from mimlab.cores import wait as _wait
+
 __version__ = "0.1.0"
+_wait()  # before torch is loaded, which asks once
 
 _WHERE = {
     "Pretrain": "mimlab.config",

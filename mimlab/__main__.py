@@ -7,9 +7,10 @@ import json
 import sys
 from pathlib import Path
 
-from mimlab import config, strict
+from mimlab import config, cores, strict
 from mimlab.errors import Failed, Refused, one_line, shown
 
+WORKS = ("run", "demo", "pretrain", "evaluate", "detect", "study")  # commands that compute
 DASHED = "\x1f"  # before a value that begins with a dash, so that argparse takes it for no flag
 
 
@@ -191,6 +192,10 @@ def main(arguments=None):
     """0 when done, 2 for a refused setting (one line on stderr), 130 when interrupted."""
     given = vars(parser().parse_args(arguments))
     command = given.pop("command")
+    if command in WORKS:
+        cores.look()
+    if command in WORKS:
+        cores.look()
     try:
         if command == "run":
             print(run(given))

@@ -39,6 +39,7 @@ def run(node, given, output, progress, kernel):
                 on_cell_executed=kernel.ends(watch.cell_ends),  # on_cell_complete comes when the cell was merely sent
             )
     except BaseException as error:
+        _settle()
         if running.exists():
             _clean(running)
             os.replace(running, failed)
@@ -81,8 +82,8 @@ def new(environment):
             return self.clients[-1]
 
         async def start_kernel(self, **options):
-            # else: a warning about TCP at each start, and a history file that all kernels share
-            quiet = ["--log-level=ERROR", "--HistoryManager.hist_file=:memory:"]
+            # else: a warning about TCP at each start, tracebacks of one that is interrupted, and a history file that all share
+            quiet = ["--log-level=CRITICAL", "--HistoryManager.hist_file=:memory:"]
             given = {"extra_arguments": quiet, "env": {**os.environ, **environment}}
             await AsyncKernelManager.start_kernel(self, **{**options, **given})
 
@@ -121,6 +122,20 @@ def end(kernel):
     from jupyter_core.utils import run_sync
 
     run_sync(kernel.end)()
+
+
+def _settle():
+    """Cancel what an interrupt left waiting in this thread's loop, before it finds its kernel dead and complains of it."""
+    import asyncio
+
+    from jupyter_core.utils import ensure_event_loop
+
+    loop = ensure_event_loop()
+    waiting = [] if loop.is_running() else asyncio.all_tasks(loop)  # within Jupyter the loop is not ours
+    for task in waiting:
+        task.cancel()
+    if waiting:
+        loop.run_until_complete(asyncio.gather(*waiting, return_exceptions=True))
 
 
 def _trust(node):

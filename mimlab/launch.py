@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from mimlab import environment, files, strict
+from mimlab.cores import allowed
 from mimlab.errors import Failed, Refused, shown
 from mimlab.progress import Bar
 from mimlab.run import Run, write
@@ -66,7 +67,7 @@ def launch(cfg, run, report):
     settings, log = run.path / "launch.json", run.path / "workers.log"
     write(settings, strict.dumps(cfg.dict()))
     root = Path(importlib.util.find_spec("mimlab").origin).parent.parent
-    threads = str(max(1, (os.cpu_count() or 1) // cfg.processes))
+    threads = str(max(1, allowed() // cfg.processes))
     env = (
         {"OMP_NUM_THREADS": threads}
         | environment.without()

@@ -7,6 +7,7 @@ import time
 import torch
 
 from mimlab import peak, tokenizers
+from mimlab.cores import moment, since
 from mimlab.evals import knn
 from mimlab.progress import Bar
 
@@ -23,6 +24,8 @@ class Log:
         self.bar = Bar(steps, start, cfg.method) if accelerator.is_main_process else None
         self.pending, self.began, self.done = [], time.perf_counter(), start
         peak.begin(accelerator.device)
+        self.alone = cfg.world == 1 and not cfg.workers  # else work of our own would be taken for others'
+        self.clocks = moment()
         if report is not None and accelerator.is_main_process:
             for row in run.metrics():  # a curve that goes on shows what came before
                 report(row)
@@ -56,6 +59,8 @@ class Log:
             means["grad_norm"] = float(torch.stack(norms).mean())
         seconds = time.perf_counter() - self.began
         speed = (step - self.done) * self.cfg.batch_size / seconds
+        sample, self.clocks = since(self.clocks), moment()
+        told = self.alone and sample.other is not None and sample.wall > 0
         self.row(
             {"step": step, "steps": self.steps, "epoch": round(step / self.each, 4)}
             | {name: float(f"{value:.7g}") for name, value in means.items()}
@@ -65,6 +70,7 @@ class Log:
                 "seconds_left": round((self.steps - step) * self.cfg.batch_size / speed, 1),
                 "memory_mb": self.memory_mb(),
             }
+            | ({"others_cores": round(sample.other / sample.wall, 2)} if told else {})
         )
         self.pending, self.done = [], step
         self.began = time.perf_counter()

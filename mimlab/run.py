@@ -99,6 +99,12 @@ class Run:
         return found
 
     @property
+    def threads(self):
+        """The threads that the run was begun with, which keep its numbers the same to the last bit; None of a new one."""
+        found = self.config.get("threads") if (self.path / "config.json").exists() else None
+        return found if type(found) is int and 0 < found <= 1024 else None
+
+    @property
     def finished(self):
         """Whether its weights are there, each file as long as its header says."""
         return all(files.whole(self.path / f"{name}.safetensors") for name in ("encoder", "method"))
@@ -125,8 +131,11 @@ class Run:
                 about = before | {"settings": before["settings"] | {"data_args": settings["data_args"]}}
                 write(self.path / "config.json", strict.dumps(about, indent=1))
             return
+        import torch
+
         about = {"format": FORMAT, "settings": settings, "data_fingerprint": data.fingerprint, "images": len(data)}
         about |= {"classes": data.classes, "about": data.about, "timm": spec}
+        about |= {"threads": torch.get_num_threads()}
         write(self.path / "config.json", strict.dumps(about | {"versions": versions(), "commit": commit()}, indent=1))
 
     @contextlib.contextmanager

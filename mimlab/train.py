@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from mimlab import data, environment, masks, tokenizers
 from mimlab.batches import Batches
+from mimlab.cores import threads
 from mimlab.distributed import generator_for, mine, rank, world
 from mimlab.errors import Refused, reason
 from mimlab.find import options
@@ -39,7 +40,8 @@ def pretrain(cfg, report=None):
 
         return launch(cfg, run, report)
     lock = run.lock() if not launched or environment.first() else contextlib.nullcontext()
-    with lock, environment.settings_alone(cfg.world, None if launched else say):
+    before = run.threads if cfg.world == 1 else None
+    with lock, environment.settings_alone(cfg.world, None if launched else say), threads(before):
         return _train(cfg, run, report)
 
 

@@ -5,6 +5,8 @@ import os
 import threading
 import time
 
+from mimlab.cores import shared
+
 SPEAK = 10  # s between progress lines where there is no terminal
 
 
@@ -109,5 +111,6 @@ class Tail:
             left = (time.monotonic() - begun) / (step - first) * (steps - step)
         if left is not None:
             left = round(left)
-            parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
+            busy = shared(row.get("others_cores", 0))
+            parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left" + (f" ({busy})" if busy else ""))
         return ", ".join(parts)

@@ -35,3 +35,13 @@ def test_progress_on_a_terminal_is_one_bar():
             bar.cell_starts(cell, 0)
             bar.cell_ends(cell, 0, None)
     assert "train: 3 of 3 cells" in stream.getvalue() and "\n" not in stream.getvalue().strip()
+
+
+def test_time_left_says_who_else_is_at_work(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    tail = Tail(path)
+    path.write_text('{"step": 30, "steps": 100, "seconds_left": 5760, "others_cores": 1.6}\n')
+    assert tail.news() == "step 30/100, 1:36:00 left (others use 1.6 cores)"
+    with open(path, "a") as file:
+        file.write('{"step": 40, "steps": 100, "seconds_left": 60, "others_cores": 0.1}\n')
+    assert tail.news() == "step 40/100, 0:01:00 left"

@@ -7,12 +7,11 @@ are the better clock of a busy machine (`clock = "cpu"`).
 """
 
 import gc
-import os
 import random
 import statistics
 import time
-from pathlib import Path
-from typing import NamedTuple
+
+from mimlab.cores import moment, since
 
 CLOCKS = ("wall", "cpu")
 LEAST = 3  # clean samples; with fewer, all count
@@ -20,37 +19,8 @@ WINDOW = 0.25  # seconds of looking whether the machine is quiet
 QUIET = 0.1  # of one core, by others: a machine to begin a sample on
 
 
-class Sample(NamedTuple):
-    """One turn: wall seconds, own processor seconds, and those of others meanwhile (None where nothing tells)."""
-
-    wall: float
-    cpu: float
-    other: float | None
-
-
-def busy():
-    """Processor seconds of the machine since it started, over all cores, or None where there is no /proc/stat."""
-    stat = Path("/proc/stat")
-    if not stat.exists():
-        return None
-    user, nice, system, _, _, irq, softirq, steal = map(int, stat.read_text().split("\n", 1)[0].split()[1:9])
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-
-
-def moment():
-    """Where the clocks stand: of others and this process, of this process, of the wall."""
-    return busy(), time.process_time(), time.perf_counter()
-
-
-def since(before):
-    """`Sample` from a `moment` to now."""
-    wall, cpu = time.perf_counter() - before[2], time.process_time() - before[1]
-    other = None if before[0] is None else max(0.0, busy() - before[0] - cpu)
-    return Sample(wall, cpu, other)
-
-
 def timed(work):
-    """`Sample` of one call; garbage is collected before, so that none of it is in there."""
+    """`cores.Sample` of one call; garbage is collected before, so that none of it is in there."""
     gc.collect()
     before = moment()
     work()

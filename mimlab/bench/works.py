@@ -12,7 +12,8 @@ from mimlab.bench.case import Clock, Ours, accelerator
 from mimlab.bench.machine import Square
 from mimlab.bench.products import flops, products
 from mimlab.bench.replay import Replay
-from mimlab.bench.rounds import moment, since, timed
+from mimlab.bench.rounds import timed
+from mimlab.cores import moment, since
 from mimlab.heap import kept
 from mimlab.train import pretrain
 

@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader, Dataset
 
 from mimlab import environment, strict
+from mimlab.cores import threads
 from mimlab.detection import data, start
 from mimlab.detection.recipes import DROPS
 from mimlab.distributed import generator_for, mine, rank, world
@@ -87,7 +88,7 @@ def train(cfg, report=None):
     cfg = cfg.resolved()
     run = Run(cfg.folder())
     environment.child(1)
-    with run.lock(), environment.settings_alone(1, say):
+    with run.lock(), environment.settings_alone(1, say), threads(run.threads):
         return _train(cfg, run, report)
 
 

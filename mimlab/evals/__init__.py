@@ -11,6 +11,7 @@ import time
 
 from mimlab import data, strict
 from mimlab.config import Evaluate
+from mimlab.cores import threads
 from mimlab.data.cache import digest
 from mimlab.errors import Refused
 from mimlab.evals._result import summary
@@ -23,6 +24,7 @@ from mimlab.run import Run, versions, write
 __all__ = ["evaluate", "side_by_side"]
 
 
+@threads()
 def evaluate(cfg, report=None):
     """{"after <method>": {...}, "random features": {...}}, or "from scratch" where the encoder is trained; see `summary`.
 

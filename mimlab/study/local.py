@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from mimlab import strict
+from mimlab.cores import allowed
 from mimlab.errors import Refused
 from mimlab.study.worker import ELSEWHERE
 
@@ -44,7 +45,7 @@ def run(jobs, at_once=1, retry=False, tell=print):
     """
     if at_once < 1:
         raise Refused(f"jobs = {at_once}: at least one at a time")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = allowed()
     threads = max(1, min(cores // at_once, int(os.environ.get("OMP_NUM_THREADS") or cores)))
     waiting, running, elsewhere, ended = list(jobs), {}, [], 0
     before = signal.signal(signal.SIGTERM, _interrupt)

@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from mimlab import strict
+from mimlab import cores, strict
 from mimlab.errors import Failed, Refused
 from mimlab.run import Run, write
 from mimlab.study.plan import Job
@@ -120,6 +120,7 @@ def _deaf(pid):
 
 def main(arguments):
     """Execute the job; notebooks run in a thread, since nbclient would take the signals and kill the kernel in seconds."""
+    cores.look()
     job, retry = Job.read(json.loads(arguments[0])), "--retry" in arguments[1:]
     for settings in (job.settings, *(task.parameters for task in job.tasks)):  # named by the study, which was checked
         trust(*(name for name in map(settings.get, FIELDS) if isinstance(name, str) and DOTTED.fullmatch(name)))

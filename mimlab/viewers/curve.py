@@ -10,6 +10,7 @@ import anywidget
 import numpy as np
 import traitlets
 
+from mimlab.cores import shared
 from mimlab.figures.curves import keep
 
 MOST = 2000  # points drawn
@@ -61,7 +62,10 @@ def status(row, per_step=None):
     elif row.get("seconds_left") is not None or (steps and per_step):
         left = row.get("seconds_left")
         seconds = round((steps - row["step"]) * per_step if left is None else left)
-        parts.append(f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left")
+        busy = shared(row.get("others_cores") or 0)
+        parts.append(
+            f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left" + (f" ({busy})" if busy else "")
+        )
     return " · ".join(parts)
 
 

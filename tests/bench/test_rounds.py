@@ -2,8 +2,10 @@
 
 import pytest
 
+from mimlab import cores
 from mimlab.bench import rounds
-from mimlab.bench.rounds import Sample, Series, turns
+from mimlab.bench.rounds import Series, turns
+from mimlab.cores import Sample
 
 
 def test_every_case_has_one_turn_a_round_in_changing_order():
@@ -49,7 +51,7 @@ def test_processor_seconds_need_no_filter():
 
 
 def test_where_nothing_tells_of_others_all_count(monkeypatch):
-    monkeypatch.setattr(rounds, "busy", lambda: None)
+    monkeypatch.setattr(cores, "busy", lambda: None)
     sample = rounds.timed(lambda: None)
     assert sample.other is None and Series([sample]).clean == [True]
     assert rounds.wait(5)
@@ -57,9 +59,10 @@ def test_where_nothing_tells_of_others_all_count(monkeypatch):
 
 def test_others_are_told_from_this_process(monkeypatch):
     """The machine worked 3 s meanwhile, of which this process's share is next to nothing."""
-    told = iter([100.0, 103.0])
-    monkeypatch.setattr(rounds, "busy", lambda: next(told))
-    assert rounds.timed(lambda: None).other == pytest.approx(3.0, abs=0.1)
+    told = iter([(100.0, 7.0), (103.0, 9.0)])
+    monkeypatch.setattr(cores, "busy", lambda: next(told))
+    sample = rounds.timed(lambda: None)
+    assert sample.other == pytest.approx(3.0, abs=0.1) and sample.nice == pytest.approx(2.0)
 
 
 def test_waiting_ends_when_it_is_quiet_or_patience_is_over(monkeypatch):
