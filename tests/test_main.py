@@ -30,6 +30,7 @@ def test_import_and_help_load_nothing_heavy(what):
     assert not set(HEAVY) & set(done.stdout.split())
 
 
+@pytest.mark.slow  # seconds, so on a quiet machine
 @pytest.mark.parametrize(("what", "limit"), [(["-c", "import mimlab"], 0.3), (["-m", "mimlab", "--help"], 0.5)])
 def test_start_is_quick(what, limit):
     """The best of five, since others may use the machine."""

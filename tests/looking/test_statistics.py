@@ -162,6 +162,7 @@ def test_masks_without_both_kinds_of_patch_have_no_spectrum():
     assert np.isnan(spectrum(np.ones((3, 12), bool), GRID)[1]).all()
 
 
+@pytest.mark.slow  # seconds, so on a quiet machine
 def test_a_thousand_masks_take_a_moment():
     mask, times = drawn("random", 1000, (14, 14)), []
     for _ in range(3):
