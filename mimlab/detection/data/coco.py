@@ -22,6 +22,7 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 
+from mimlab import strict
 from mimlab.data import _splits, cache, folder, home
 from mimlab.data._contents import contents
 from mimlab.data._decode import SAMPLES, Unreadable, Values, measured, picture
@@ -362,7 +363,7 @@ def _measure(store, images, names):
                 known.append(measured(store.file(name)))
             except Unreadable as reason:
                 raise Refused(f"image {shown(text(name))} cannot be decoded ({reason})") from None
-        memo.write(json.dumps(known))
+        memo.write(strict.dumps(known))
     for one, name, (width, height, swapped) in zip(images, names, known):
         stored, upright = (width, height), (height, width) if swapped else (width, height)
         told = one["size"]
