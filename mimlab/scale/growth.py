@@ -44,7 +44,8 @@ def written(count, size, classes=CLASSES):
         file.truncate(file.tell() + count * 3 * size * size)
     labels = np.random.default_rng(0).integers(0, classes, count)
     np.save(place / "labels.npy", labels)
-    meta = {"labelled": True, "classes": [str(k) for k in range(classes)], "skipped": []}
+    meta = {"format": cache.FORMAT, "rows": count, "labelled": True, "skipped": [], "about": {}}
+    meta |= {"classes": [str(k) for k in range(classes)]}
     (place / "meta.json").write_text(strict.dumps(meta))
     return given
 
