@@ -1,24 +1,59 @@
-"""No stored number is left unasked: every case of the oracle folder belongs to a test."""
+"""No stored number is left unasked: every case of the oracle folder belongs to a test, and every array of it is one that they name."""
 
 import ast
 from pathlib import Path
 
+import numpy as np
 from oracle_cases import cases, folder
 
+HERE = Path(__file__).parent
+UNASKED = "jacobgil_"  # rollouts by code that scales columns for rows (TRAPS 58), stored to show how far off they are
 
-def asked():
-    """What the tests give to `cases`: prefixes of names."""
+
+def prefixes(path):
+    """What a test file gives to `cases`: prefixes of names."""
     found = set()
-    for path in Path(__file__).parent.rglob("test_*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "cases":
-                found |= {one.value for one in node.args if isinstance(one, ast.Constant)}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "cases":
+            found |= {one.value for one in node.args if isinstance(one, ast.Constant)}
     return found
 
 
+def asking(name):
+    """Test files that ask for a case."""
+    return [
+        str(path)
+        for path in sorted(HERE.rglob("test_*.py"))
+        if name.startswith(tuple(prefixes(path)) or ("\0",)) and path.name != Path(__file__).name
+    ]
+
+
+def spoken(path):
+    """Pieces of text in a test file from which keys can be made."""
+    tree = ast.parse(path.read_text())
+    return {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+
+
 def test_every_case_is_some_tests():
-    prefixes = tuple(sorted(asked()))
+    asked = tuple(sorted(set().union(*(prefixes(path) for path in HERE.rglob("test_*.py")))))
     files = [path for path in folder().iterdir() if path.suffix in (".json", ".npz", ".safetensors")]
-    assert files and [path.name for path in files if not path.stem.startswith(prefixes)] == []
+    assert files and [path.name for path in files if not path.stem.startswith(asked)] == []
     assert [path.name for path in files if not path.with_suffix(".json").exists()] == []  # which no test would open
-    assert {name for prefix in prefixes for name in cases(prefix)} == {path.stem for path in files}
+    assert {name for prefix in asked for name in cases(prefix)} == {path.stem for path in files}
+
+
+def test_every_array_is_spoken_of_by_the_tests_that_ask_for_its_case():
+    """Some text in them is the array's name, or begins or ends it."""
+    unspoken = {}
+    for path in sorted(folder().glob("*.npz")):
+        words = set().union(*(spoken(Path(file)) for file in asking(path.stem)))
+        with np.load(path, allow_pickle=False) as opened:
+            left = [
+                key
+                for key in opened.files
+                if not any(key == w or (len(w) > 1 and (key.startswith(w) or key.endswith(w))) for w in words)
+                and not key.startswith(UNASKED)
+            ]
+        if left:
+            unspoken[path.stem] = left
+    assert unspoken == {}

@@ -2,6 +2,8 @@
 
 "paper": SplitMask, section 5.5, after Swin (Liu et al. 2021) and XCiT's detection/configs: AdamW 1e-4, weight decay 0.05, 36
 epochs (3x) of batches of 16, a tenth from epoch 27 and again from 33, 500 steps of warm-up, shorter side 480 to 800 and longer side at most 1333, drop path 0.05.
+Differs from those configurations: they first resize half of the training images to 400, 500 or 600 pixels and cut 384 to 600 out of them,
+which is not done here; and they spare only norms, positions and relative tables from weight decay, where biases are spared here too.
 "small" is ours: the same model with 64 channels, fewer regions and half the anchors' size, the same shape of schedule.
 """
 

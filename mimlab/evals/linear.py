@@ -14,6 +14,9 @@ random crops and flips of each. Batches are smaller than 1,024 and 16,384, with 
 beit's best layer, are chosen on held-out training labels (see `_probe`), where BEiT's code takes the best on the test
 images. The cosine of dino and beit falls at every step, not every epoch. An encoder without class tokens gives the mean
 of its patches in their place, and XCiT, whose blocks have none, its last class token; the result's `protocol` says so.
+
+With few labels these recipes, whose rate is then chosen on a handful of images, stay below a logistic regression that is solved to
+its end (`fewshot`, and `mimlab.looking.probing`): on some hundred images 34.5 against 35.5 to 51, by its strength.
 """
 
 from functools import partial

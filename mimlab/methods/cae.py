@@ -16,7 +16,7 @@ Differs from the paper: the position tables have the column half first (MAE's or
 the row half first, which is a renaming of channels, and official weights bring their own; the image that the
 tokenizer sees is the encoder's crop made smaller; the default tokenizer is SplitMask's random projection; with
 `encoder = vit` it is the plain ViT. The official script of ViT-L loses its last three flags to a missing backslash
-(decoder of 1024 with 16 heads, BEiT's initial weights).
+(decoder of 1024 with 16 heads, BEiT's initial weights, which are [`fix_init`]).
 
 Left open by the paper, and what is done here: without a decoder (`decoder_depth = 0`, an ablation of the paper) the head
 reads the regressor's output; without alignment (`align_weight = 0`) the second pass is not made. Stochastic depth in
@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from mimlab import blocks, kinds
 from mimlab.errors import Refused
-from mimlab.layers import sincos_2d, token_logs, xavier
+from mimlab.layers import sincos_2d, token_logs, truncated, xavier
 from mimlab.masks import hidden_ids, pixels, put, take, visible_ids
 from mimlab.methods import Filled, Judged, Method, Output, Tokens, judged
 from mimlab.mlp import feed, scaled
@@ -122,6 +122,7 @@ class CAE(Method):
         decoder_heads: Annotated[int, (0, 256)] = 0,
         align_weight: Annotated[float, (0.0, 1000.0)] = 2.0,
         layer_scale: Annotated[float, (0.0, 10.0)] = 0.1,
+        fix_init: bool = False,
     ):
         from timm.layers import DropPath
         from timm.models.beit import Block
@@ -162,13 +163,23 @@ class CAE(Method):
         blocks.adopt(self.decoder)
         self.decoder_norm = LayerNorm(dim) if decoder_depth else nn.Identity()
         self.head = nn.Linear(dim, tokenizer.vocab)
-        self.start()
+        self.start(fix_init)
 
-    def start(self):
-        """Initial weights of modeling_cae.py: Xavier for every Linear; patch embedding and tokens cut at one deviation."""
+    def start(self, fix_init):
+        """Initial weights of modeling_cae.py: Xavier for every Linear; patch embedding and tokens cut at one deviation.
+
+        With `fix_init` (the script of ViT-L asks for it) every Linear is cut at one deviation too, and what block i adds
+        is divided by sqrt(2 i).
+        """
         for name, part in self.named_children():
             if name != "tokenizer":
-                part.apply(xavier)
+                part.apply(partial(truncated, at=1.0) if fix_init else xavier)
+        if fix_init:
+            self.encoder.shrink_branches()
+            for stack in (self.regressor, self.decoder):
+                for depth, block in enumerate(stack, start=1):
+                    for layer in (block.attn.proj, block.mlp.fc2):
+                        layer.weight.data /= math.sqrt(2 * depth)
         trunk = self.encoder.trunk
         nn.init.zeros_(trunk.patch_embed.proj.bias)
         for parameter in (self.mask_token, trunk.patch_embed.proj.weight, trunk.cls_token, trunk.pos_embed):

@@ -19,7 +19,17 @@ def test_relative_tables_as_the_official_loader_resizes_them(name):
     got = resize.relative(table, old, new)
     assert got.dtype == table.dtype and torch.equal(got[-3:], table[-3:])
     assert_close(got, arrays["table_resized"], 1e-3, 1e-4, name)
-    assert_close(resize.offsets(old[0] - 1, new[0] - 1), arrays["source_positions"], 1e-5, 1e-5, "offsets")
+    places = resize.offsets(old[0] - 1, new[0] - 1)
+    assert_close(places, arrays["source_positions"], 1e-5, 1e-5, "offsets")
+    steps = torch.as_tensor(places)[len(places) // 2 :].diff()  # q^0, q^1, ...
+    if len(steps) > 1:
+        assert_close(steps[1] / steps[0], arrays["q"], 1e-5, 1e-5, "q")
+    heads = case["num_heads"]
+    encoder = create("beit", new[0] * 4, 4, dim=8 * heads, depth=case["blocks"], heads=heads)
+    encoder.to_fine_tune()
+    held = encoder.trunk.state_dict()
+    assert [n for n in held if n.endswith("relative_position_bias_table")] == case["keys_after"]
+    assert {held[n].shape for n in case["keys_after"]} == {got.shape}
 
 
 def test_one_axis_at_a_time():

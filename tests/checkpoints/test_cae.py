@@ -105,10 +105,12 @@ def test_an_encoder_file_reports_what_was_not_used():
 
 @pytest.mark.parametrize("name", cases("cae_pretrain"))
 def test_positions_are_the_official_ones_on_square_grids(name):
-    state, _, about = load(name)
+    state, arrays, about = load(name)
     size, patch = about["config"]["img_size"], about["config"]["patch_size"]
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:  # there the official table is built column by column for patches in rows
         return
     dim, grid = about["config"]["decoder_embed_dim"], (height // patch, width // patch)
     assert_close(cae.rows_first(dim, grid), state["rd_pos_embed"], 0, 1e-6)
+    assert_close(cae.rows_first(dim, grid), arrays["rd_pos_embed"], 0, 1e-6)
+    assert_close(cae.rows_first(about["config"]["embed_dim"], grid), arrays["encoder_pos_embed"], 0, 1e-6)

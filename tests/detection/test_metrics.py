@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 
 from mimlab.detection import metrics
 from mimlab.detection.data import annotated
@@ -99,7 +100,20 @@ def test_intervals_are_those_of_scoring_drawn_images_anew(monkeypatch):
         rows = draws.integers(0, 8, 8)
         values.append(metrics.score([pictures[k] for k in rows], [detections[k] for k in rows], ["a", "b"])[0])
     for name in ("box_ap", "box_ap75", "mask_ap50"):
-        expected = np.percentile([one[name] for one in values], [2.5, 97.5])
+        drawn = np.array([one[name] for one in values])
+        ties = np.abs(drawn - numbers[name]) < 1e-3
+        below = np.clip(((drawn < numbers[name]) & ~ties).mean() + ties.mean() / 2, 1 / 80, 79 / 80)
+        levels = norm.cdf(2 * norm.ppf(below) + norm.ppf([0.025, 0.975]))  # Efron's bias-corrected percentiles
+        expected = np.percentile(drawn, 100 * levels)
         assert intervals[name] == pytest.approx(expected, abs=2e-3)
         assert intervals[name][0] <= numbers[name] <= intervals[name][1]
     assert intervals["box_ap"][0] < intervals["box_ap"][1]
+
+
+def test_a_biased_bootstrap_is_corrected():
+    """With as many resamples above as below the value the plain percentiles stay; an upward bias moves both ends down."""
+    drawn = np.random.default_rng(0).normal(5.0, 1.0, 20001)
+    assert metrics.corrected(drawn, np.median(drawn)) == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=1e-6)
+    low, high = metrics.corrected(drawn, 4.5)  # 69 % of the resamples lie above it
+    assert low == pytest.approx(5 - 2 * 0.5 - 1.96, abs=0.15) and high == pytest.approx(5 - 2 * 0.5 + 1.96, abs=0.05)
+    assert np.isnan(metrics.corrected(np.array([np.nan]), 1.0)).all()

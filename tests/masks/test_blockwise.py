@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from oracle_cases import cases, load
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from mimlab import masks
 from mimlab.errors import Refused
@@ -45,12 +45,39 @@ def compare(drawn, stored, config, few=1.0):
     difference = drawn.mean(0) - stored["cell_frequency"]
     assert np.abs(difference).max() <= 0.07 * math.sqrt(few)
     assert np.sqrt((difference**2).mean()) <= 0.022 * math.sqrt(few)
+    for name in got:  # deviations, by the error of a deviation
+        values = got[name].astype(float)
+        deviation = values.std()
+        error = math.sqrt(max(0.0, ((values - values.mean()) ** 4).mean() - deviation**4) / len(values))
+        bound = 6 * math.sqrt(1 + few) * error / max(2 * deviation, 1e-12) + 1e-9
+        assert abs(deviation - float(stored[f"{name}_std"])) <= bound, f"{name}_std"
     for name in ("count", "components"):
-        want = stored[f"{name}_hist"] / stored[f"{name}_hist"].sum()
-        have = np.bincount(got[name], minlength=len(want))[: len(want)] / len(got[name])
-        variation = np.abs(have - want).sum() / 2
-        print(f"{name}_hist: total variation {variation:.3g}")
-        assert variation <= 0.10 * math.sqrt(few)
+        want = stored[f"{name}_hist"]
+        have = np.bincount(got[name], minlength=len(want))
+        table = np.stack([have[: len(want)], want])
+        rare = table.sum(0) < 10  # taken together, as the test of homogeneity wants it
+        table = np.concatenate([table[:, ~rare], table[:, rare].sum(1, keepdims=True)], 1)
+        table = table[:, table.sum(0) > 0]
+        chance = stats.chi2_contingency(table).pvalue if table.shape[1] > 1 else 1.0
+        print(f"{name}_hist: p = {chance:.3g}")
+        assert chance > 1e-7 and len(have) == len(want)
+    low, high = int(stored["count_min"]), int(stored["count_max"])
+    most = 20 * (1 + few)  # as many of as many lie beyond the extremes with a chance below 1e-8
+    assert (got["count"] < low).sum() <= most and (got["count"] > high).sum() <= most
+
+
+def consistent(stored, config):
+    """What is stored of the same masks fits together: moments and ends of the histograms, the frequency of cells."""
+    for name in ("count", "components"):
+        seen = np.repeat(np.arange(len(stored[f"{name}_hist"])), stored[f"{name}_hist"].astype(int))
+        assert len(seen) == config["n_masks"]
+        assert float(stored[f"{name}_mean"]) == pytest.approx(seen.mean(), rel=1e-9)
+        assert float(stored[f"{name}_std"]) == pytest.approx(seen.std(), rel=1e-6, abs=1e-9)
+    ends = np.flatnonzero(stored["count_hist"])
+    assert (float(stored["count_min"]), float(stored["count_max"])) == (ends[0], ends[-1])
+    assert stored["cell_frequency"].sum() == pytest.approx(float(stored["count_mean"]), rel=1e-6)
+    for name, value in config["means"].items():
+        assert float(stored[name]) == pytest.approx(value, rel=1e-9)
 
 
 def settings(config):
@@ -78,6 +105,7 @@ def test_statistics_of_the_official_generators(name):
     assert stored["cell_frequency"].shape == grid
 
     few = config["n_masks"] / len(stored["masks"])
+    consistent(stored, config)
     compare(stored["masks"].astype(float), stored, config, few)  # the statistics themselves, on stored masks
 
     generator = torch.Generator().manual_seed(7)

@@ -52,6 +52,9 @@ def test_outputs_loss_and_gradients_are_the_official_ones(case):
     if "loss_f64" not in arrays:
         return
     known_tokens(method, arrays["token_ids"])
+    if "labels" in arrays:
+        mask = torch.as_tensor(arrays["bool_masked_pos"])
+        assert torch.equal(torch.as_tensor(arrays["token_ids"])[mask], torch.as_tensor(arrays["labels"]))
     output = method(Batch(images), mask, Progress())
     assert_close(method.head(output.prediction), arrays["logits_masked"], 3e-5, 1e-5)
     assert_close(output.loss, arrays["loss_f64"], 2e-5, 0)

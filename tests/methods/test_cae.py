@@ -56,6 +56,8 @@ def loaded(case, **options):
     if "token_ids" in arrays:
         method.tokenizer.forward = lambda images, grid: torch.as_tensor(arrays["token_ids"])
     mask = torch.as_tensor(arrays["bool_masked_pos"])
+    if "labels" in arrays:
+        assert torch.equal(torch.as_tensor(arrays["token_ids"])[mask], torch.as_tensor(arrays["labels"]))
     return method, torch.as_tensor(arrays["images"]), mask, int((~mask[0]).sum())
 
 
@@ -144,16 +146,17 @@ def test_the_loss_of_single_patches_and_nothing_at_visible_ones(case):
     assert error[~mask].isnan().all()
 
 
-def test_initial_weights_have_the_official_statistics(case):
+@pytest.mark.parametrize(("key", "fix"), [("init_stats", False), ("init_stats_fix_init_weight_true", True)])
+def test_initial_weights_have_the_official_statistics(case, key, fix):
     about = case[2]
-    if "init_stats" not in about:
+    if key not in about:
         return
     pooled = {}
     for seed in range(4):
         torch.manual_seed(seed)
-        for name, value in build(about["config"]).named_parameters():
+        for name, value in build(about["config"], fix_init=fix).named_parameters():
             pooled.setdefault(name, []).append(value.detach().flatten())
-    for name, (mean, std, low, high, number) in about["init_stats"].items():
+    for name, (mean, std, low, high, number) in about[key].items():
         if name.startswith(official.COPIES):
             continue
         values = torch.cat(pooled[official.ours(name)])

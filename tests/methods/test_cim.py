@@ -83,6 +83,9 @@ def test_losses_are_those_of_plain_loops(case, monkeypatch):
     assert_close(output.logs["loss_revdet"], losses["revdet_bce_over_all_tokens"], 1e-5, 0)
     assert_close(output.loss, losses["total_revdet_lambda10"], 1e-5, 0)
     assert_close(output.logs["revdet_accuracy"], losses["accuracy"], 1e-5, 0)
+    each = torch.nn.functional.binary_cross_entropy_with_logits
+    label = arrays["replaced_label"].float()
+    assert_close(each(arrays["detector_logits"].float(), label, reduction="none"), arrays["bce"], 1e-5, 1e-6)
     share = float(arrays["replaced_label"].float().mean())
     assert_close(output.logs["replaced"], share, 1e-6, 0)
     assert_close(output.logs["revdet_majority"], max(share, 1 - share), 1e-6, 0)

@@ -174,6 +174,7 @@ def test_schedules_are_the_official_ones(name):
     }
     for key, values in found.items():
         assert_close(torch.tensor(values, dtype=torch.float64), arrays[key], 1e-10, 0, key)
+    assert_close(method.teacher_momentum(Progress(steps, steps)), about["momentum"]["final"], 1e-10, 0, "final")
 
 
 def head_of(config):

@@ -50,6 +50,9 @@ def images_of(arrays):
 def test_mask_is_the_official_one_for_its_noise(case):
     _, arrays, about = case
     noise = torch.as_tensor(arrays["noise"])
+    shuffled = noise.argsort(dim=1)
+    assert torch.equal(shuffled, torch.as_tensor(arrays["ids_shuffle"]))
+    assert torch.equal(shuffled.argsort(dim=1), torch.as_tensor(arrays["ids_restore"]))
     mask = cut(noise, noise.shape[1] - about["len_keep"])
     assert torch.equal(mask, torch.as_tensor(arrays["mask"]).bool())
 
