@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mimlab import config, cores, strict
 from mimlab.errors import Failed, Refused, one_line, shown
+from mimlab.trusted import trust
 
 WORKS = ("run", "demo", "pretrain", "evaluate", "detect", "study")  # commands that compute
 DASHED = "\x1f"  # before a value that begins with a dash, so that argparse takes it for no flag
@@ -142,6 +143,15 @@ def parser():
     grid.add_argument("--executor", default="local", help="local, or slurm (needs mimlab[slurm])")
     grid.add_argument("--upload", metavar="ADDRESS", help="copy runs and results there at the end, as s3://bucket/size")
     grid.add_argument("--slurm", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="partition, ...")
+    for name in ("run", "pretrain", "evaluate", "detect", "report", "export", "study", "bench"):
+        commands.choices[name].add_argument(
+            "--trust", action="append", default=argparse.SUPPRESS, metavar="MODULE",
+            help="import this module of yours where only a run folder or a file from an address names it",
+        )  # fmt: skip
+    for name in ("run", "report", "bench"):
+        commands.choices[name].add_argument(
+            "--force", action="store_true", help="replace a file that mimlab did not write itself"
+        )
     return top
 
 
@@ -157,7 +167,7 @@ def run(given):
             )
         remote.check(given["upload"])
     parameters = (read_parameters(given["file"]) if given["file"] else {}) | dict(given["parameter"])
-    done = execute(given["notebook"], parameters, output=given["output"], static=given["static"])
+    done = execute(given["notebook"], parameters, output=given["output"], static=given["static"], force=given["force"])
     if given["upload"]:
         folder = Path(done).resolve().parent
         remote.send(folder, f"{given['upload'].rstrip('/')}/{folder.name}")
@@ -197,6 +207,7 @@ def main(arguments=None):
     if command in WORKS:
         cores.look()
     try:
+        trust(*given.pop("trust", ()))
         if command == "run":
             print(run(given))
         elif command == "demo":

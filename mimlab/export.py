@@ -6,10 +6,11 @@ names. `timm` writes config.json and model.safetensors as `timm.models.save_for_
 """
 
 import json
+import secrets
 import shutil
 
 from mimlab import strict
-from mimlab.errors import Refused
+from mimlab.errors import Refused, reason
 from mimlab.settings import place
 
 FORMATS = ("mae", "beit", "timm")
@@ -24,7 +25,7 @@ def export(run, format, out, step=None):
     """
     from safetensors import SafetensorError
 
-    from mimlab.run import Run
+    from mimlab.run import Run, not_finite
 
     if format not in FORMATS:
         raise Refused(f"format = {format!r}; there are: {', '.join(FORMATS)}")
@@ -32,16 +33,17 @@ def export(run, format, out, step=None):
     if out.exists():
         raise Refused(f"out = '{out}' is there already, and nothing is overwritten; choose another folder")
     method = run.method(step)
+    if bad := int(not_finite(method.state_dict())):
+        raise Refused(f"run {run.path} has {bad:,} weights that are not finite (nan or inf); export an earlier step")
     encoder = method.deployed
-    aside = out.with_name(out.name + ".part")
-    shutil.rmtree(aside, ignore_errors=True)
+    aside = out.with_name(f".{out.name[:80]}.{secrets.token_hex(6)}.part")
     try:
         aside.mkdir(parents=True)
         files = timm_folder(encoder, aside) if format == "timm" else official(run, method, encoder, format, aside)
         (aside / "README.md").write_text(card(run, encoder, format, files, step, out.name))
         aside.rename(out)
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise Refused(f"out = '{out}' cannot be written ({error})") from None
+        raise Refused(f"out = '{out}' cannot be written ({reason(error)})") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return out

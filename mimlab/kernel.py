@@ -1,13 +1,17 @@
 """papermill from start to the renamed copy, in a kernel of this very interpreter."""
 
 import contextlib
+import hashlib
+import json
 import os
 from pathlib import Path
 
+from mimlab import files
 from mimlab.errors import Failed, Refused
 from mimlab.watch import Silent
 
 AUTOSAVE = 20  # s between saves of a running cell
+ADDED = {"injected-parameters", "papermill-error-cell-tag"}  # tags of cells that papermill puts in
 START = 600  # s for a kernel to start: on a busy machine papermill's 60 are too few
 
 
@@ -61,6 +65,49 @@ def run(node, given, output, progress, kernel):
     os.replace(running, output)
     _trust(done)
     failed.unlink(missing_ok=True)  # it told of an attempt that has now succeeded
+
+
+def check(output, node, force=False):
+    """Refuse to replace what somebody wrote by an executed copy of `node`, unless with `force`; never through a link.
+
+    A copy that is as it was executed may be replaced: its cells are those that its metadata tells, or the notebook's.
+    """
+    running, failed = (output.with_name(f"{output.stem}.{state}.ipynb") for state in ("running", "failed"))
+    files.plain(running, failed, output)
+    source = digest(node)
+    files.replaceable(output, "output", lambda raw: _executed(raw, source), force)
+    files.replaceable(failed, "output", lambda raw: _executed(raw, source) or not _json(raw), force)  # one cut off
+    node.metadata["mimlab"] = {**node.metadata.get("mimlab", {}), "executed": source}
+
+
+def digest(node):
+    """16 hex digits of a notebook's cells, but for those that papermill puts in."""
+    cells = [
+        [cell["cell_type"], "".join(cell["source"])]
+        for cell in node["cells"]
+        if not ADDED & set(cell.get("metadata", {}).get("tags", []))
+    ]
+    return hashlib.blake2b(json.dumps(cells).encode(), digest_size=8).hexdigest()
+
+
+def _executed(raw, source):
+    """Whether the bytes of a notebook are an executed copy in which nobody changed a cell."""
+    if not raw.strip():
+        return True
+    try:
+        node = files.loads(raw)
+        own = digest(node)
+        about = node.get("metadata", {}).get("mimlab")
+        return own in (source, about.get("executed") if isinstance(about, dict) else None)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _json(raw):
+    try:
+        return isinstance(files.loads(raw), dict)
+    except ValueError:
+        return False
 
 
 def new(environment):

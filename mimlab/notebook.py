@@ -8,8 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mimlab import kernel, light, parameters_cell, remote, trusted, yaml_text
-from mimlab.errors import Refused, shown
+from mimlab import files, kernel, light, parameters_cell, remote, trusted, yaml_text
+from mimlab.errors import Refused, reason, shown
 from mimlab.find import closest
 from mimlab.places import places
 from mimlab.watch import Cells
@@ -28,7 +28,7 @@ def parameters(notebook):
     return _parameters(Path(notebook), _read(Path(notebook)))
 
 
-def execute(notebook, parameters=None, *, output=None, log=None, progress=True, static=False):
+def execute(notebook, parameters=None, *, output=None, log=None, progress=True, static=False, force=False):
     """Run a notebook with papermill and return the path of the executed copy.
 
     `parameters` is name -> value, as Python values or as text from a command line; where the notebook's metadata
@@ -36,13 +36,14 @@ def execute(notebook, parameters=None, *, output=None, log=None, progress=True, 
     them, and `output` defaults to the notebook's name, without its number, in the folder of that config.
     The notebook and `output` may be addresses that fsspec opens; a failed copy is sent there too.
     `log` is the file that grows while it runs, from which progress is told; None: the config's own.
+    A file at `output` that was written or changed by hand is kept and refused, unless with `force`.
     With `static` every figure is a picture, for places that show no scripts, such as GitHub.
     While it runs the copy is `<name>.running.ipynb`; a failed one stays as `<name>.failed.ipynb`, beside a finished
     earlier one.
     Raises Refused before anything starts, or where a cell raised it; Failed for every other error in a cell.
     """
     if output is not None and remote.away(output):
-        return _execute_away(notebook, parameters, str(output), log=log, progress=progress, static=static)
+        return _execute_away(notebook, parameters, str(output), log=log, progress=progress, static=static, force=force)
     notebook, given = remote.here(notebook) if remote.away(notebook) else Path(notebook), dict(parameters or {})
     if static and not (importlib.util.find_spec("kaleido") and _browser()):
         raise Refused("static: pictures of figures need kaleido and a Chrome or Chromium; pip install mimlab[static]")
@@ -69,7 +70,11 @@ def execute(notebook, parameters=None, *, output=None, log=None, progress=True, 
         output = Path(output)
         if output.suffix != ".ipynb" or output.resolve() == notebook.resolve():
             raise Refused(f"output = '{output}': give a path that ends in .ipynb and is not the notebook itself")
-        output.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Refused(f"output = '{output}': cannot make {output.parent} ({reason(error)})") from None
+        kernel.check(output, node, force)
         kernel.run(node, given, output, Cells(output.stem, node, log, sys.stderr) if progress else None, started)
     finally:
         kernel.end(started)
@@ -82,6 +87,9 @@ def _execute_away(notebook, parameters, address, **options):
         raise Refused(f"output = '{address}': give an address that ends in .ipynb")
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / address.rpartition("/")[2]
+        if (before := remote.there(address)) is not None and not options.get("force"):
+            output.write_bytes(before)
+            kernel.check(output, _read(remote.here(notebook) if remote.away(notebook) else Path(notebook)))
         try:
             execute(notebook, parameters, output=output, **options)
         except BaseException:
@@ -103,8 +111,11 @@ def read_parameters(path):
     return found
 
 
-def export_html(notebook):
-    """Write an executed notebook as one HTML file beside it, complete without a network; returns its path."""
+def export_html(notebook, force=False):
+    """Write an executed notebook as one HTML file beside it, complete without a network; returns its path.
+
+    Only an earlier one is replaced, unless with `force`.
+    """
     nbformat = light.nbformat()
     from nbconvert import HTMLExporter
 
@@ -125,9 +136,9 @@ def export_html(notebook):
         before, end, after = html.rpartition("</body>")
         html = before + page.library() + end + after
     target = notebook.with_suffix(".html")
-    aside = target.with_suffix(".html.part")
-    aside.write_text(html, encoding="utf-8")
-    os.replace(aside, target)
+    head = re.sub(r"<head\b[^>]*>", lambda found: f"{found[0]}{page.MARK}", html[:1000], count=1)
+    files.replaceable(target, "html", page.ours, force)
+    files.write(target, head + html[1000:])
     return target
 
 

@@ -57,6 +57,11 @@ DRAW = """
 """
 
 
+def ours(raw):
+    """Whether the bytes of a file are a page that mimlab wrote."""
+    return MARK.encode() in raw[:1000]
+
+
 @functools.cache
 def _packed():
     from plotly.offline import get_plotlyjs

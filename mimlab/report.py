@@ -7,7 +7,7 @@ several runs the page begins with what sets them apart, then each run has its se
 import html
 from pathlib import Path
 
-from mimlab import compare, page, verdicts
+from mimlab import compare, files, page, verdicts
 from mimlab.config import Attend, Look
 from mimlab.errors import Refused
 from mimlab.find import find
@@ -17,18 +17,17 @@ from mimlab.run import write
 IMAGES = 4  # shown of each run
 
 
-def report(runs, out=None):
+def report(runs, out=None, force=False):
     """Write the page of `runs`, names as for `compare.select`, and return its path.
 
     `out`: the file; None: report.html in the folder of a single run, or here for several. Only an earlier report is
-    overwritten. Raises Refused.
+    overwritten, or with `force` any file. Raises Refused.
     """
     found = list({run.path.resolve(): run for name in runs for run in compare.select(name)}.values())
     out = Path(out) if out is not None else (found[0].path if len(found) == 1 else Path()) / "report.html"
     if out.suffix != ".html" or not out.parent.is_dir():
         raise Refused(f"out = '{out}': give a path that ends in .html, in a folder that exists")
-    if out.exists() and not (out.is_file() and page.MARK in out.read_bytes()[:1000].decode(errors="replace")):
-        raise Refused(f"out = '{out}' is there and is no report of mimlab; choose another name")
+    files.replaceable(out, "out", page.ours, force)
     title = found[0].path.name if len(found) == 1 else f"{len(found)} runs"
     parts = [f"<h1>{html.escape(title)}</h1>\n"]
     if len(found) > 1:

@@ -1,5 +1,6 @@
 """How far a notebook is, while papermill executes it: cells done, and what its run says in metrics.jsonl."""
 
+import contextlib
 import json
 import os
 import threading
@@ -97,7 +98,10 @@ class Tail:
             lines = whole.splitlines()
             if lines:
                 self.at += len(whole) + 1
-                self.latest = json.loads(lines[-1])
+                with contextlib.suppress(ValueError):
+                    latest = json.loads(lines[-1])
+                    self.latest = latest if isinstance(latest, dict) else self.latest
+            if lines and self.latest:
                 self.first = self.first or (time.monotonic(), self.latest.get("step", 0))
         return self._text(self.latest) if self.latest else ""
 

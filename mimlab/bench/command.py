@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from mimlab import files
 from mimlab.bench import sizes, table
 from mimlab.bench.rounds import CLOCKS
 from mimlab.errors import Refused
@@ -31,6 +32,7 @@ def bench(
     patience=0.0,
     fused=False,
     out=None,
+    force=False,
     report=None,
 ):
     """Measure `methods` (none: all) at a configuration of `sizes.SIZES`, with settings `parameter` (pairs) put on it.
@@ -40,7 +42,7 @@ def bench(
     of `starts` starts. limit: share of a core that others may take in a sample that counts. patience: seconds to wait for a
     quiet machine before each sample.
     fused: AdamW in one kernel for all. `report(text)` hears how far it is. Returns the result as JSON holds it, written
-    to `out` if given. `Refused` for what cannot be measured. Each case has a process (`child.py`): a script calls this
+    to `out` if given, in place of an earlier result only, or with `force` of any file. `Refused` for what cannot be measured. Each case has a process (`child.py`): a script calls this
     under `if __name__ == "__main__":`.
     """
     from mimlab.bench import others
@@ -74,6 +76,8 @@ def bench(
             )
     if out and Path(out).is_dir():
         raise Refused(f"out = {out!r} is a folder; give the name of a file")
+    if out:
+        files.replaceable(out, "out", table.ours, force)
     return run(
         settings,
         trials,

@@ -1,9 +1,8 @@
 """Rows as people read them, and as a file."""
 
-import os
 from pathlib import Path
 
-from mimlab import strict
+from mimlab import files, strict
 
 COLUMNS = {
     "who": ("who", "{}"),
@@ -70,9 +69,13 @@ def table(rows):
 
 
 def write(path, result):
-    """JSON, written aside and renamed."""
+    """JSON, written aside and renamed. Raises `Refused`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(strict.dumps(result, indent=1) + "\n")
-    os.replace(aside, path)
+    files.write(path, strict.dumps(result, indent=1) + "\n")
+
+
+def ours(raw):
+    """Whether the bytes of a file are an earlier result."""
+    found = files.loads(raw)
+    return isinstance(found, dict) and {"rows", "missing", "loop", "clock"} <= found.keys()

@@ -6,7 +6,7 @@ holds. `mae`, `beit`, `dino`, `cae`, `simmim` each know one official code's name
 
 from pathlib import Path
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, reason, shown
 
 CONTAINERS = ("model", "module", "state_dict")  # where training scripts keep the state dict
 
@@ -50,12 +50,13 @@ def read_safetensors(path):
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    path = Path(path)
+    if not path.is_file():
+        raise Refused(f"no weights at {path}{'; it is no plain file' if path.exists() else ''}")
     try:
         return load_file(path)
-    except FileNotFoundError:
-        raise Refused(f"no weights at {path}") from None
-    except (SafetensorError, OSError) as error:
-        raise Refused(f"{path} is truncated or no safetensors file ({error})") from None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
+        raise Refused(f"{path} is truncated or no safetensors file ({reason(error)})") from None
 
 
 def contents(path):
@@ -78,8 +79,8 @@ def contents(path):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and torch each have their own
         named = re.search(r"(?:GLOBAL|class) ([\w.]+\.\w+)", str(error))
-        reason = f"it holds {named[1]}" if named else str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Refused(f"{path} cannot be read as plain weights; it is truncated or holds code ({reason})") from None
+        said = f"it holds {named[1]}" if named else reason(error)
+        raise Refused(f"{path} cannot be read as plain weights; it is truncated or holds code ({said})") from None
 
 
 def allowed():
@@ -100,6 +101,7 @@ def read(path):
     state = unwrapped(contents(path))
     if not is_state(state):
         raise Refused(f"{path} holds no state dict (name -> tensor)")
+    dense(state, path)
     return state
 
 
@@ -114,7 +116,24 @@ def unwrapped(content):
 def is_state(content):
     import torch
 
-    return isinstance(content, dict) and all(isinstance(value, torch.Tensor) for value in content.values())
+    return isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
+    )
+
+
+def dense(state, source):
+    """Refuse tensors without plain numbers: sparse, quantised, nested, or with shapes alone (meta)."""
+    import torch
+
+    for name, value in state.items():
+        odd = "sparse" if value.layout != torch.strided else "quantised" if value.is_quantized else None
+        odd = odd or ("without numbers (meta)" if value.is_meta else "nested" if value.is_nested else None)
+        if odd:
+            raise Refused(f"{source}: {shown(name)} is {odd}; save it as a plain tensor")
+        try:
+            value.untyped_storage().nbytes()
+        except Exception:  # numbers that no storage holds
+            raise Refused(f"{source}: {shown(name)} holds no plain numbers") from None
 
 
 def load(module, state, source, partial=False):
@@ -130,6 +149,16 @@ def load(module, state, source, partial=False):
     ]
     if wrong:
         raise Refused(f"{source}: shapes differ: {'; '.join(wrong[:4])}{' ...' if len(wrong) > 4 else ''}")
+    kinds = [
+        f"{shown(n)} {str(state[n].dtype).removeprefix('torch.')} there, {str(own[n].dtype).removeprefix('torch.')} here"
+        for n in state
+        if n in own and not castable(state[n].dtype, own[n].dtype)
+    ]
+    if kinds:
+        raise Refused(
+            f"{source}: numbers of another kind: {'; '.join(kinds[:4])}{' ...' if len(kinds) > 4 else ''}; quantised or damaged "
+            "weights are not turned into others"
+        )
     unused, missing = sorted(set(state) - set(own)), sorted(set(own) - set(state))
     if (unused or missing) and not partial:
         raise Refused(
@@ -139,5 +168,15 @@ def load(module, state, source, partial=False):
     return unused, missing
 
 
+def castable(given, own):
+    """Whether numbers of the dtype `given` mean the same in `own`: equal kinds, floats of 16 bits or more, whole numbers."""
+    import torch
+
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    whole = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    return given == own or any(given in kind and own in kind for kind in (floats, whole))
+
+
 def shorten(names):
+    names = [name if len(name) < 100 else f"{name[:97]}..." for name in map(str, names)]
     return f"{names[:6]}{f' and {len(names) - 6} more' if len(names) > 6 else ''}"

@@ -1,12 +1,11 @@
 """One opened file: what it is, loading it into what there is, and building what it holds."""
 
-import json
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from mimlab import kinds
-from mimlab.checkpoints import contents, is_state, load, shorten, unwrapped
+from mimlab import files, kinds
+from mimlab.checkpoints import contents, dense, is_state, load, shorten, unwrapped
 from mimlab.checkpoints.formats import FORMATS, is_dino, recognise
 from mimlab.checkpoints.resize import RELATIVE, fitted
 from mimlab.checkpoints.shapes import encoder_options, method_options
@@ -36,12 +35,18 @@ class File:
         content = contents(self.path)
         if isinstance(content, dict) and is_dino(content):
             self.state = content
+            for network in ("student", "teacher"):
+                if not is_state(content[network]) or not content[network]:
+                    raise Refused(f"{path}: its {network} holds no state dict (name -> tensor)")
+                dense(content[network], str(path))
         else:
-            self.state = unwrapped(content)
+            self.state, alone = unwrapped(content), parts(content)
+            if not is_state(self.state) and len(alone) == 1:  # one network, whatever else was saved along
+                self.state = next(iter(alone.values()))
             if not is_state(self.state) or not self.state:
-                raise Refused(f"{path} holds no state dict (name -> tensor)")
-            if all(name.startswith("module.") for name in self.state):  # saved out of DistributedDataParallel
-                self.state = {name.removeprefix("module."): value for name, value in self.state.items()}
+                raise Refused(f"{path} holds no state dict (name -> tensor){networks(content)}")
+            dense(self.state, str(path))
+            self.state = bare(self.state)
 
     @property
     def format(self):
@@ -130,7 +135,9 @@ class File:
                     f"{self.path} is {FORMATS[inner].title}: its shapes do not tell all; build it with encoders.create and "
                     "use checkpoints.open(path).load(encoder)"
                 )
-            heads = heads or beside.get("model_args", {}).get("num_heads")
+            told = beside.get("model_args")
+            told = told.get("num_heads") if isinstance(told, dict) else None
+            heads = heads or (told if type(told) is int and told > 0 else None)
             pixels = normalise or statistics(beside) or FORMATS[inner].normalise
             size, patch, options = encoder_options(self.trunk(name), family, image_size, heads, str(self.path))
             built = create(family, size, patch, **options, normalise=pixels)
@@ -177,7 +184,7 @@ class File:
             folder = folder.parent
         elif folder.parent.name == "checkpoint":
             folder = folder.parent.parent
-        wrote = self.path.suffix == ".safetensors" and "settings" in config(folder)
+        wrote = self.path.suffix == ".safetensors" and isinstance(config(folder).get("settings"), dict)
         return Run(folder) if wrote else None
 
     def beside(self):
@@ -188,17 +195,79 @@ class File:
         return f"File({str(self.path)!r}, {self.format})"
 
 
+WRAPPERS = ("module.", "_orig_mod.", "backbone.", "model.", "encoder.", "net.", "student.")  # of training code
+DENSE = (
+    "neck",
+    "rpn",
+    "roi",
+    "fpn",
+    "decode",
+    "auxiliary",
+    "bbox",
+    "mask_head",
+    "panoptic",
+    "keypoint",
+)  # of detectors
+
+
+def bare(state):
+    """A state without what stands before the names of a network: what all share, or all but a classifier beside it.
+
+    Written by DistributedDataParallel (`module.`), torch.compile (`_orig_mod.`, also inside), Lightning, solo-learn and
+    lightly (`backbone.`, `model.`, ...), in any nesting. A state whose names are known as they are stays as it is.
+    """
+    state = {name.replace("_orig_mod.", ""): value for name, value in state.items()}
+    while state and not _known(state):
+        networks = {
+            name.partition(".")[0] for name in state if "patch_embed." in name and not name.startswith("patch_embed.")
+        }
+        if len(networks & {"student", "teacher", "target_encoder"}) and len(networks) > 1:
+            raise Refused(
+                f"the file holds several networks ({', '.join(sorted(networks))}); save the one that is meant alone"
+            )
+        starts = {name.partition(".")[0] + "." for name in state}
+        first = next((one for one in WRAPPERS if one in starts), None) or next(iter(starts))
+        inside = {name[len(first) :]: value for name, value in state.items() if name.startswith(first)}
+        beside = starts - {first}
+        if "" in inside or (beside and (first not in WRAPPERS or any(one.startswith(DENSE) for one in beside))):
+            break
+        if (beside or first not in WRAPPERS) and not _known(bare(inside) if inside else {}):
+            break  # what stands before its names is not what hides a network
+        state = inside
+    return state
+
+
+def _known(state):
+    """Whether names are those of a format as they stand."""
+    try:
+        return bool(recognise(state))
+    except (Refused, RuntimeError, IndexError, ValueError, AttributeError):
+        return False
+
+
+def networks(content):
+    """In words, which parts of a file hold weights by themselves."""
+    found = parts(content)
+    return f"; its parts {', '.join(map(str, list(found)[:6]))} do: save the one that is meant alone" if found else ""
+
+
+def parts(content):
+    """{name: state dict} of what a file holds beside anything else."""
+    content = content if isinstance(content, dict) else {}
+    return {name: value for name, value in content.items() if is_state(value) and value}
+
+
 def config(folder):
     """config.json of a folder, or {} where there is none."""
     try:
-        found = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
+        return files.load(folder / "config.json")
+    except (OSError, Refused):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def statistics(about):
     """The key of `PIXELS` that timm's config.json names, or None."""
-    found = about.get("pretrained_cfg", {})
-    given = tuple(tuple(found.get(name, ())) for name in ("mean", "std"))
+    found = about.get("pretrained_cfg")
+    found = found if isinstance(found, dict) else {}
+    given = tuple(tuple(one) if isinstance(one, list) else () for one in map(found.get, ("mean", "std")))
     return next((name for name, values in PIXELS.items() if values == given), None)

@@ -5,7 +5,6 @@ One process is enough here, but nothing is drawn from a process's own state and 
 
 import contextlib
 import importlib
-import json
 import math
 import time
 
@@ -14,12 +13,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader, Dataset
 
-from mimlab import environment, strict
+from mimlab import environment, files, strict
 from mimlab.cores import threads
 from mimlab.detection import data, start
 from mimlab.detection.recipes import DROPS
 from mimlab.distributed import generator_for, mine, rank, world
-from mimlab.errors import Refused
+from mimlab.errors import Refused, reason
+from mimlab.parallel import counted
 from mimlab.progress import Bar, say
 from mimlab.run import Run, versions, write
 from mimlab.train import agreed, stopping
@@ -95,7 +95,13 @@ def train(cfg, report=None):
 def result(folder, task):
     """The stored result in a folder, or None."""
     path = folder / "evals" / f"{task}.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    try:
+        return files.load(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, Refused) as error:  # evaluated again from the checkpoint that is there
+        say(f"left out: {error}")
+        return None
 
 
 def opened(cfg):
@@ -152,7 +158,7 @@ def _train(cfg, run, report):
             accelerator.load_state(str(saved[first]))
         except Exception as error:  # safetensors, zip and pickle each have their own
             raise Refused(
-                f"checkpoint {saved[first]} is damaged ({str(error).splitlines()[0]}); delete that folder to begin anew"
+                f"checkpoint {saved[first]} is damaged ({reason(error)}); delete that folder to begin anew"
             ) from None
     run.forget_after(first)
     spent = max((row["seconds"] for row in run.metrics() if "seconds" in row), default=0.0)
@@ -217,6 +223,12 @@ def _train(cfg, run, report):
                 or done == steps
                 or (epoch_ends and cfg.checkpoint_every and (done // batches.each) % cfg.checkpoint_every == 0)
             ):
+                if bad := counted(accelerator, model.state_dict(), optimiser.state_dict()):
+                    last = max(run.checkpoints(), default=None)
+                    raise FloatingPointError(
+                        f"the update of step {done} left {bad:,} numbers of weights and optimiser that are not finite; last good "
+                        f"checkpoint: {'none yet' if last is None else f'step {last}'}; a smaller lr, or clip = 1, often helps"
+                    )
                 run.save(done, lambda folder: accelerator.save_state(str(folder)))
             if leave and done < steps:
                 raise KeyboardInterrupt(f"stopped at step {done} of {steps}; start the same again to go on")

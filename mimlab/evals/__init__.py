@@ -9,11 +9,11 @@ dict has `metric`, the name of its main number; that number; `hits`, numpy (Q,) 
 
 import time
 
-from mimlab import data, strict
+from mimlab import data, files, strict
 from mimlab.config import Evaluate
 from mimlab.cores import threads
 from mimlab.data.cache import digest
-from mimlab.errors import Refused
+from mimlab.errors import Refused, reason
 from mimlab.evals._result import summary
 from mimlab.evals._seeds import Seeds
 from mimlab.evals._table import side_by_side
@@ -55,7 +55,11 @@ class Progress:
     def __init__(self, cfg, steps, report):
         self.step, self.steps, self.report = 0, steps, report
         self.bar, self.log = Bar(steps, 0, cfg.evaluation), cfg.log()
-        self.log.parent.mkdir(exist_ok=True)
+        try:
+            self.log.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise Refused(f"cannot make {self.log.parent}: {reason(error)}") from None
+        files.unlinked(self.log.parent.parent)  # the run folder
         write(self.log, "")
 
     def add(self, name, start, found):
@@ -63,8 +67,7 @@ class Progress:
         row = {"step": self.step, "steps": self.steps, found["metric"]: found[found["metric"]], "start": start}
         row |= {"evaluation": name}
         self.bar.show(row)
-        with open(self.log, "a") as handle:
-            handle.write(strict.dumps(row) + "\n")
+        files.append(self.log, strict.dumps(row) + "\n")
         if self.report is not None:
             self.report(row)
 

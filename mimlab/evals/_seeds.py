@@ -1,11 +1,10 @@
 """What an interrupted evaluation has finished, seed by seed: evals/<name>.part beside the result, gone when that is there."""
 
-import json
-
 import numpy as np
 
-from mimlab import strict
+from mimlab import files, strict
 from mimlab.data.cache import digest
+from mimlab.errors import Refused
 from mimlab.run import write
 
 
@@ -15,10 +14,10 @@ class Seeds:
     def __init__(self, path, about):
         self.path, self.key, self.found = path, digest(about), {}
         try:
-            before = json.loads(path.read_text())
-        except (FileNotFoundError, ValueError):
+            before = files.load(path)
+        except (OSError, Refused):
             return
-        if before.get("key") == self.key:
+        if before.get("key") == self.key and isinstance(before.get("found"), dict):
             self.found = before["found"]
 
     def get(self, seed, start):

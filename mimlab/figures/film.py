@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mimlab import files
 from mimlab.errors import Refused
 from mimlab.figures.masks import hide
 from mimlab.figures.pictures import cells, colours, painted, panels
@@ -126,10 +127,6 @@ def gif(film, path):
     pace = [PACE] * (len(pages) - 1) + [HELD]
     pages[0].save(file, "GIF", save_all=True, append_images=pages[1:], loop=0, duration=pace, disposal=1)
     path = Path(path)
-    aside = path.with_name(path.name + ".part")
-    try:
-        aside.write_bytes(file.getvalue())
-        aside.replace(path)
-    except OSError as error:
-        raise Refused(f"cannot write {path}: {error.strerror}") from None
+    files.replaceable(path, "path", lambda raw: raw.startswith(b"GIF8"))
+    files.write(path, file.getvalue())
     return path

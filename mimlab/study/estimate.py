@@ -1,11 +1,11 @@
 """How long a job will take, from what was measured of others like it; None where nothing like it has run."""
 
-import json
 import statistics
 
-from mimlab import strict
+from mimlab import files, strict
 from mimlab.config import Pretrain
 from mimlab.errors import Refused
+from mimlab.run import Run
 from mimlab.settings import place
 from mimlab.study.state import RESULT, last, task_state
 
@@ -19,13 +19,15 @@ class Measured:
         self.speeds, self.images, self.seconds = {}, {}, {}
         for path in place(out).glob("*/config.json"):
             try:
-                about = json.loads(path.read_text())
-                settings, images = about["settings"], about["images"]
-            except (OSError, ValueError, KeyError):
+                about = Run(path.parent).config
+            except Refused:
+                continue
+            settings, images = about["settings"], about["images"]
+            if not images or not settings.get("fraction"):
                 continue
             self.images[_data(settings)] = images / settings["fraction"]
             speed = (last(path.parent / "metrics.jsonl") or {}).get("images_per_s")
-            if speed:
+            if type(speed) in (int, float) and speed > 0:
                 self.speeds.setdefault(_key(settings, ALIKE), []).append(speed)
             for result in path.parent.glob("evals/*.json"):
                 self._time(result, (result.stem, _key(settings, ALIKE[1:5])))
@@ -34,9 +36,11 @@ class Measured:
 
     def _time(self, result, key):
         try:
-            self.seconds.setdefault(key, []).append(json.loads(result.read_text())["seconds"])
-        except (OSError, ValueError, KeyError):
+            seconds = files.load(result).get("seconds")
+        except (OSError, Refused):
             return
+        if type(seconds) in (int, float):
+            self.seconds.setdefault(key, []).append(seconds)
 
     def task(self, job, task):
         """Seconds that one task takes from its beginning."""

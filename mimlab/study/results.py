@@ -9,11 +9,10 @@ training, `loss_first` and `loss_last` (means of the first and of the last `ENDS
 
 import csv
 import io
-import json
 
-from mimlab import strict
-from mimlab.errors import Refused
-from mimlab.run import Run
+from mimlab import files, strict
+from mimlab.errors import Refused, reason
+from mimlab.run import Run, evaluation
 from mimlab.study.state import FAILED, clock, failure, job_state, mark, save, task_state
 
 FILE, GRID = "results.csv", "grid.json"
@@ -88,8 +87,8 @@ def ends(rows, name):
 
 def _images(job):
     try:
-        return json.loads((job.path / "config.json").read_text())["images"]
-    except (OSError, ValueError, KeyError):
+        return Run(job.path).config["images"]
+    except Refused:
         return None
 
 
@@ -100,7 +99,10 @@ def _evaluation(task):
         return [about | {"said": f"{task.name}: {failure(task)}"}]
     if task_state(task) != "done":
         return [about]
-    content = json.loads(mark(task).read_text())
+    try:
+        content = evaluation(files.load(mark(task)), mark(task))
+    except (OSError, Refused) as error:
+        return [about | {"said": reason(error)}]
     found = []
     for start, result in content["results"].items():
         row = about | {"start": start, "values": ";".join(map(repr, result.get("values", ())))}
@@ -168,7 +170,7 @@ def planned(folder):
     from mimlab.study.plan import Job
 
     try:
-        content = json.loads((folder / GRID).read_text(encoding="utf-8"))
+        content = files.load(folder / GRID)
         about, jobs = content["about"], [Job.read(job) for job in content["jobs"]]
         if not all(isinstance(one, dict) for job in jobs for one in (job.settings, *job.varied)):
             raise TypeError("settings that are no names with values")

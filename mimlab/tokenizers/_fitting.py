@@ -2,16 +2,18 @@
 
 import hashlib
 import inspect
-import os
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch.nn.functional import interpolate
 
-from mimlab import strict
-from mimlab.errors import Refused
+from mimlab import files, strict
+from mimlab.checkpoints import load, read_safetensors
+from mimlab.errors import Refused, reason
 from mimlab.find import check_options, find, options
 from mimlab.layers import patchify
+from mimlab.progress import say
 from mimlab.tokenizers._base import resize
 
 
@@ -38,15 +40,22 @@ def fitted(name, data, grid, image_size, vocab, patch, seed, **given):
     key = hashlib.sha256(strict.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     path = home() / "tokenizers" / f"{kind.__module__.rpartition('.')[2]}-{key}.safetensors"
     if path.exists():
-        tokenizer.load_state_dict(load_file(path))
-        return tokenizer.eval()
+        fresh = {key: value.clone() for key, value in tokenizer.state_dict().items()}
+        try:
+            load(tokenizer, read_safetensors(path), str(path))
+            return tokenizer.eval()
+        except Refused as error:  # damaged on the disk: fitted anew
+            say(f"fitted anew: {error}")
+            tokenizer.load_state_dict(fresh)
     generator = torch.Generator().manual_seed(seed)
     draw = drawn_images if tokenizer.wants == "images" else drawn_patches
     tokenizer.fit(draw(data, grid, size, patch, tokenizer.wanted(), generator), generator)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file(tokenizer.state_dict(), aside)
-    os.replace(aside, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.aside(path, synced=True) as fresh:
+            save_file(tokenizer.state_dict(), fresh)
+    except (OSError, Refused, SafetensorError) as error:  # a full disk: the next run fits it again
+        say(f"note: the fitted tokenizer is not kept in {path.parent} ({reason(error)}); set MIMLAB_HOME elsewhere")
     return tokenizer.eval()
 
 

@@ -133,8 +133,7 @@ class AttentionView(anywidget.AnyWidget):
         page = embed.page(self._copy()["text/html"], "Attention")
         if path is None:
             return page
-        Path(path).write_text(page, encoding="utf-8")
-        return Path(path)
+        return embed.write(path, page)
 
     def png(self):
         """What is shown first, as the bytes of a PNG."""

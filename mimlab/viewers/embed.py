@@ -8,6 +8,10 @@ import hashlib
 import html as escape
 import json
 import os
+from pathlib import Path
+
+from mimlab import files
+from mimlab.page import MARK, ours
 
 LOADER = """
 for (const el of document.querySelectorAll('[data-mimlab="NAME"]:not([data-alive])')) {
@@ -73,10 +77,18 @@ def html(source, state, picture, about):
     )
 
 
+def write(path, page):
+    """Write a page; only an earlier one of mimlab's is replaced. Returns the path. Raises `Refused`."""
+    files.replaceable(path, "path", ours)
+    files.write(path, page)
+    return Path(path)
+
+
 def page(fragment, title):
     """A whole HTML page around a fragment of `html`, to be opened from disk."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"{MARK}\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape.escape(title)}</title>\n"
         "<style>body { margin: 1em; font-family: Helvetica, Arial, sans-serif; }</style>\n"

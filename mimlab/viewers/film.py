@@ -107,12 +107,7 @@ class FilmView(anywidget.AnyWidget):
         """Write the film as one HTML page that needs neither kernel nor network; returns its path."""
         if not self.steps:
             raise Refused(f"film: {self.note}")
-        path = Path(path)
-        try:
-            path.write_text(embed.page(self._copy()["text/html"], "Training film"), encoding="utf-8")
-        except OSError as error:
-            raise Refused(f"cannot write {path}: {error.strerror}") from None
-        return path
+        return embed.write(path, embed.page(self._copy()["text/html"], "Training film"))
 
 
 def describe(film):

@@ -7,7 +7,6 @@ widget: what goes wrong is said in one line.
 
 import base64
 import functools
-from pathlib import Path
 
 import ipywidgets
 import torch
@@ -297,8 +296,7 @@ class MaskExplorer(ipywidgets.VBox):
         page = embed.page(self._copy(whole=True)["text/html"], "Masks")
         if path is None:
             return page
-        Path(path).write_text(page, encoding="utf-8")
-        return Path(path)
+        return embed.write(path, page)
 
     def png(self):
         """What is shown as one picture: the bytes of a PNG."""
