@@ -134,7 +134,7 @@ class Run:
         import torch
 
         about = {"format": FORMAT, "settings": settings, "data_fingerprint": data.fingerprint, "images": len(data)}
-        about |= {"classes": data.classes, "about": data.about, "timm": spec}
+        about |= {"classes": data.classes, "about": getattr(data, "about", {}), "timm": spec}
         about |= {"threads": torch.get_num_threads()}
         write(self.path / "config.json", strict.dumps(about | {"versions": versions(), "commit": commit()}, indent=1))
 
