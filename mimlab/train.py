@@ -203,8 +203,7 @@ def _train(cfg, run, report):
 
 def adamw(cfg, method, rate, device):
     """The optimiser of a run on a torch `device`: AdamW, in one kernel where there is one, decay as `decay_groups` says."""
-    spared = tuple(name for name in cfg.no_decay.split(",") if name)
-    groups = decay_groups(method, cfg.weight_decay, spared)
+    groups = decay_groups(method, cfg.weight_decay, cfg.spared())
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, cfg.beta2), fused=device.type in ("cpu", "cuda"))
 
 

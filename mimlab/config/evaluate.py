@@ -49,14 +49,19 @@ class Evaluate(Settings):
         if self.name not in (None, self.plain_name()) and self.evaluation == "all":
             raise Refused(f"name = {shown(self.name)}: evaluation = 'all' writes a file for each, by its own name")
         cfg = self.replace(name=self.name or self.plain_name())
-        for one in cfg.each():
-            check_options(
-                "evaluation_args", one.evaluation_args, find("evals", one.evaluation).evaluate, reserved=FILLED
-            )
+        cfg.check_args()
         run = Run.find(self.run, self.out)
         whole = 1.0 if self.data else run.settings.fraction
         fraction = whole if self.fraction is None else self.fraction
         return cfg.replace(run=str(run.path), fraction=fraction)
+
+    def check_args(self):
+        """Refuse options that an evaluation has not or that do not agree, before weights or images are read."""
+        for one in self.each():
+            module = find("evals", one.evaluation)
+            check_options("evaluation_args", one.evaluation_args, module.evaluate, reserved=FILLED)
+            if hasattr(module, "agreed"):
+                module.agreed(**one.evaluation_args)
 
     def check_data(self):
         """Refuse options that `data` has not, or that belong to nothing."""

@@ -53,6 +53,7 @@ class Explore(Settings):
             raise Refused(
                 f"patch_size = {cfg.patch_size} does not divide image_size = {cfg.image_size}; try one of: {', '.join(good)}"
             )
+        masks.check_grid(cfg.image_size, cfg.patch_size)
         data.check(cfg.data, cfg.data_args)
         grid = (cfg.image_size // cfg.patch_size,) * 2
         for name in cfg.compared():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from mimlab import preset, strict
 from mimlab.config.device import check_compiler, check_device
 from mimlab.errors import Refused, shown
-from mimlab.find import check_options, find, label, options
+from mimlab.find import check_options, closest, find, label, options
 from mimlab.settings import Settings, check_seed, folder_of, place, setting, whole, within
 
 IMAGENET = 1_281_167  # training images; "equal updates" counts 300 epochs of them (papers' Table 3)
@@ -134,6 +134,10 @@ class Pretrain(Settings):
         defaults = paper["encoder_args"] if self.encoder.startswith("vit") else {}
         filled["encoder_args"] = defaults | self.encoder_args
         cfg = self.replace(**filled)
+        if self.lr is not None and self.min_lr is None and cfg.min_lr > cfg.lr:
+            raise Refused(
+                f"lr = {shown(cfg.lr)} is below the least one, min_lr = {cfg.min_lr} of the recipe; set min_lr too"
+            )
         if cfg.warmup_epochs is None:
             cfg = cfg.replace(warmup_epochs=round(paper["warmup_epochs"] / paper["epochs"] * cfg.epochs, 6))
         if cfg.cache_size is None:
@@ -170,6 +174,13 @@ class Pretrain(Settings):
         ):  # fmt: skip
             within(name, getattr(self, name), low, high)
         within("warmup_epochs", self.warmup_epochs, 0, self.epochs, " (epochs)")
+        if self.min_lr > self.lr:
+            raise Refused(
+                f"min_lr = {self.min_lr} is above lr = {self.lr}; the rate falls towards it, so use {self.lr} or less"
+            )
+        if 0 < self.clip < 1e-6:
+            raise Refused(f"clip = {self.clip} leaves nothing of a gradient; use 0 for no clipping, or 1e-6 or more")
+        masks.check_grid(self.image_size, self.patch_size)
         if self.schedule not in SCHEDULES:
             raise Refused(f"schedule = {shown(self.schedule)}; there are: {', '.join(SCHEDULES)}")
         check_seed(self.seed)
@@ -184,6 +195,10 @@ class Pretrain(Settings):
         if self.compile:
             check_compiler(self.device)
         data.check(self.data, self.data_args)
+        if self.tokenizer == "none" and self.tokenizer_args:
+            raise Refused(f"tokenizer_args = {shown(self.tokenizer_args)}: there is no tokenizer; leave them out")
+        if "drop_path" in self.encoder_args:
+            raise Refused("encoder_args: drop_path is a setting of the run itself; give it as drop_path")
         if self.tokenizer != "none":
             check_options("tokenizer_args", self.tokenizer_args, find("tokenizers", self.tokenizer).Tokenizer)
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
@@ -195,6 +210,10 @@ class Pretrain(Settings):
         if model.masked != (self.mask != "none"):
             what = "hides patches; choose a strategy" if model.masked else "sees whole images; use mask = none"
             raise Refused(f"mask = {shown(self.mask)}: {self.method} {what}")
+        if not model.masked and (self.mask_args or self.mask_ratio or self.mask_schedule):
+            name = next(name for name in ("mask_args", "mask_ratio", "mask_schedule") if getattr(self, name))
+            raise Refused(f"{name} = {shown(getattr(self, name))}: {self.method} hides nothing; leave it out")
+        self.check_spared(model)
         if model.masked:
             n = model.encoder.grid[0] * model.encoder.grid[1]
             check_options("mask_schedule", self.mask_schedule, masks.ratio)
@@ -218,6 +237,21 @@ class Pretrain(Settings):
                 f"accumulate = {self.accumulate}: encoder = {self.encoder} has BatchNorm, whose statistics of a part are not those of the "
                 "whole; use accumulate = 1 with a smaller batch_size, or more processes, or an encoder of the vit or beit family"
             )
+
+    def spared(self):
+        """The names in `no_decay`."""
+        return tuple(name.strip() for name in self.no_decay.split(",") if name.strip())
+
+    def check_spared(self, model):
+        """Refuse names in `no_decay` that no parameter of `model` has, but for the recipe's own."""
+        own = find("methods", self.method).RECIPE[self.recipe]["no_decay"].split(",")
+        there = {name.split(".")[-1] for name, parameter in model.named_parameters() if parameter.ndim > 1}
+        for name in self.spared():
+            if name not in own and name not in {part.split(".")[-1] for part, _ in model.named_parameters()}:
+                raise Refused(
+                    f"no_decay = {shown(name)} is the name of no parameter{closest(name, sorted(there))}; there are: "
+                    f"{', '.join(sorted(there))}"
+                )
 
     def check_parallel(self):
         """Refuse what cannot be cut."""

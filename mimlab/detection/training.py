@@ -234,6 +234,10 @@ def _train(cfg, run, report):
                 raise KeyboardInterrupt(f"stopped at step {done} of {steps}; start the same again to go on")
 
     trained = spent + time.perf_counter() - began
+    if not all(torch.isfinite(weight).all() for weight in plain.parameters()):
+        raise FloatingPointError(
+            f"training ended with weights that are not finite; a smaller lr than {cfg.lr} often helps"
+        )
     numbers, curves, intervals = task.evaluate(plain, test)
     tell(numbers)
     found = {

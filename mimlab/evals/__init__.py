@@ -7,7 +7,10 @@ dict has `metric`, the name of its main number; that number; `hits`, numpy (Q,) 
 `device`, `pool` (the method's) and `cache` (a folder for features).
 """
 
+import math
 import time
+
+import numpy as np
 
 from mimlab import data, files, strict
 from mimlab.config import Evaluate
@@ -40,7 +43,7 @@ def evaluate(cfg, report=None):
     for one in each:
         try:
             results[one.name] = _one(one, run, progress)
-        except Refused as error:
+        except (Refused, FloatingPointError) as error:
             if cfg.evaluation != "all":
                 raise
             results[one.name] = {"refused": str(error)}
@@ -99,6 +102,7 @@ def _one(cfg, run, progress):
                 told = {"seed": seed, "device": device(cfg), "pool": method.pool, "cache": _cache.folder()}
                 told = {name: value for name, value in told.items() if name in options(module.evaluate)}
                 one = module.evaluate(encoder, train, test, **(told | cfg.evaluation_args))
+                check_finite(one)
                 one |= {"protocol": f"{one['protocol']}; {described(cfg, settings, train, test)}", "duplicates": same}
                 one["seconds"] = time.perf_counter() - since
                 kept.put(seed, trained, one)
@@ -121,6 +125,16 @@ def _one(cfg, run, progress):
     write(run.path / "evals" / f"{cfg.name}.json", strict.dumps(whole, indent=1))
     kept.done()
     return results
+
+
+def check_finite(found):
+    """FloatingPointError for a result with a number that is none."""
+    for name, value in found.items():
+        some = value if isinstance(value, (list, np.ndarray)) else [value]
+        if any(isinstance(one, (float, np.floating)) and not math.isfinite(one) for one in some):
+            raise FloatingPointError(
+                f"{name} = {value} of {found['protocol']}: what was trained has diverged; try a smaller lr"
+            )
 
 
 def sets(cfg, run, seed):

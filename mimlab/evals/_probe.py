@@ -69,10 +69,9 @@ def fit(heads, inputs, labels, among, rates, *, optimiser, epochs, batch, warmup
 
 @torch.no_grad()
 def scores(head, features, rows, chunk=1024):
-    """Scores (Q, classes) on the CPU of the `rows` (Q,) of features (M, ...); a head that has diverged scores nothing."""
+    """Scores (Q, classes) on the CPU of the `rows` (Q,) of features (M, ...)."""
     device = next(head.parameters()).device
-    found = torch.cat([head(features[part].to(device).float()).cpu() for part in rows.split(chunk)])
-    return found.nan_to_num(0.0, 0.0, 0.0)
+    return torch.cat([head(features[part].to(device).float()).cpu() for part in rows.split(chunk)])
 
 
 def probe(make, train, labels, test, truth, *, lr, official, batch, seed, **recipe):
@@ -95,11 +94,16 @@ def probe(make, train, labels, test, truth, *, lr, official, batch, seed, **reci
         pairs = [(one, rate) for rate in tried for one in layers]
         found = _fitted(make, train, labels, rest, pairs, min(batch, len(rest)), seed, recipe)
         right = {
-            pair: ranked(scores(head, train[pair[0]][0], held), labels[held])["top1"] for pair, head in found.items()
+            (one, rate): ranked(scores(head, train[one][0], held).nan_to_num(0.0, 0.0, 0.0), labels[held])["top1"]
+            for (one, rate), head in found.items()  # a head that has diverged scores nothing
         }
         layer, chosen = max(pairs, key=lambda pair: right[pair])  # the first of equals: the smallest rate
     pairs = [(one, chosen) for one in layers]
     found = _fitted(make, train, labels, torch.arange(len(labels)), pairs, batch, seed, recipe)
+    if not all(torch.isfinite(weight).all() for head in found.values() for weight in head.parameters()):
+        raise FloatingPointError(
+            f"evaluation_args: lr = {chosen:g} ended with weights that are not finite; use a smaller lr"
+        )
     results = {
         one: ranked(scores(head, test[one], torch.arange(len(truth))), truth) for (one, _), head in found.items()
     }

@@ -4,6 +4,7 @@ import math
 import statistics
 
 import numpy as np
+import torch
 
 LEVEL = 0.95
 RESAMPLES = 1000
@@ -63,8 +64,10 @@ def ranked(scores, truth):
 
     `majority`: what always naming the commonest class of these labels reaches; `balanced`: the mean over the classes that
     are there of each one's top-1. `metric`: "top1"; `hits`: bool (Q,), numpy. Equal scores go to the lower class; with fewer
-    than five classes "top5" counts all of them.
+    than five classes "top5" counts all of them. Scores that are not finite are worth nothing: FloatingPointError.
     """
+    if not torch.isfinite(scores).all():
+        raise FloatingPointError("what was trained gives scores that are not finite; try a smaller lr")
     first = scores.argsort(dim=1, descending=True, stable=True)[:, :5]  # (Q, 5)
     hit = (first == truth[:, None]).cpu()
     top1, top5 = (100 * one.double().mean().item() for one in (hit[:, 0], hit.any(dim=1)))

@@ -132,15 +132,13 @@ def evaluate(
         "test_crop": test_crop,
     }  # fmt: skip
     changed = {name: value for name, value in given.items() if value is not None}
-    told = RECIPES[recipe] | changed
+    told = agreed(recipe=recipe, **changed)
     if batch is None and told["batch"] > len(train):
         told["batch"] = len(train) // 2 * 2  # mixup pairs images
-    if told["batch"] > len(train) or told["batch"] % 2 or told["batch"] < 2:
+    if told["batch"] > len(train) or told["batch"] < 2:
         raise Refused(
             f"evaluation_args: batch = {told['batch']} must be even, and at most the {len(train)} labelled images"
         )
-    if told["epochs"] < 1:
-        raise Refused(f"evaluation_args: epochs = {told['epochs']} must be 1 or more")
     model, loss = fit(encoder, train, classes, told, pool, ema, seed, torch.device(device or "cpu"))
     found = accuracy(model, test, Centre(side(encoder), told["test_crop"]))
     changed |= {"ema": ema} if ema else {}
@@ -157,6 +155,20 @@ def evaluate(
         "test_images": len(test),
         "chance": 100.0 / classes,
     }
+
+
+def agreed(*, recipe="small", **changed):
+    """A recipe with what is changed in it, before any image is seen; `Refused` where two of its settings do not agree."""
+    told = RECIPES[recipe] | {
+        name: value for name, value in changed.items() if name in RECIPES[recipe] and value is not None
+    }
+    if told["batch"] % 2:
+        raise Refused(f"evaluation_args: batch = {told['batch']} must be even, since mixup pairs images")
+    if told["min_lr"] > told["lr"]:
+        raise Refused(
+            f"evaluation_args: min_lr = {told['min_lr']} is above lr = {told['lr']}; the rate falls, so use less"
+        )
+    return told
 
 
 @kept()
@@ -212,8 +224,13 @@ def fit(encoder, train, classes, told, pool, ema, seed, device):
         raise FloatingPointError(
             f"fine-tuning ended with loss = {float(history[-1])}; try a smaller lr than {told['lr']}"
         )
+    trained = model if average is None else average.module
+    if not all(torch.isfinite(weight).all() for weight in trained.parameters()):
+        raise FloatingPointError(
+            f"fine-tuning ended with weights that are not finite; try a smaller lr than {told['lr']}"
+        )
     mean = round(float(torch.stack(history[-each:]).mean()), 6)
-    return (model if average is None else average.module), mean
+    return trained, mean
 
 
 def accuracy(model, images, show):

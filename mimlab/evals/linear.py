@@ -63,6 +63,8 @@ def evaluate(
     """
     classes = check(train, test)
     table = PROTOCOLS[protocol]
+    if epochs is not None and epochs < 1:
+        raise Refused(f"evaluation_args: epochs = {epochs} must be 1 or more")
     epochs = table["epochs"] if epochs is None else epochs
     if device is not None:
         encoder.to(device)

@@ -24,6 +24,19 @@ from mimlab.layers import lost
 FILLED = ("scores", "goal", "method")  # keyword-only parameters that are filled in here
 
 
+PATCHES = 1 << 16  # of an image, at most: 256 x 256; an explorer counts them in 16 bits
+
+
+def check_grid(image_size, patch_size):
+    """Refuse images of more than `PATCHES` patches, before anything of that size is made."""
+    if patch_size >= 1 and (n := (image_size // patch_size) ** 2) > PATCHES:
+        side, least = image_size // patch_size, -(-image_size // math.isqrt(PATCHES))
+        raise Refused(
+            f"image_size = {image_size} with patch_size = {patch_size} makes {side} x {side} = {n:,} patches, and {PATCHES:,} is "
+            f"the most; use patches of {least} pixels or more, or smaller images"
+        )
+
+
 def count(n, ratio):
     """How many of `n` patches a `ratio` hides: n - floor(n * (1 - ratio)).
 
@@ -70,22 +83,23 @@ def sample(strategy, batch, grid, ratio, generator, scores=None, images=None, me
     return cut(_ranked(strategy, batch, grid, hidden, generator, scores, given), hidden)
 
 
-def every(strategy, grid, generator, scores=None, **given):
-    """One image's mask at every count: (N - 1, N) bool, row k hides k + 1 patches.
+def every(strategy, grid, generator, scores=None, at=None, **given):
+    """One image's mask at every count: (N - 1, N) bool, row k hides k + 1 patches; or at the counts `at` alone, (G, N).
 
     Each row is what `sample` gives for a batch of one at that count with a generator in the same state.
     """
     n = grid[0] * grid[1]
+    counts = torch.arange(1, n) if at is None else torch.as_tensor(at)
     module = find("masks", strategy)
     if "goal" not in options(module.rank):  # the ranking does not know the count
         ranked = _ranked(strategy, 1, grid, None, generator, scores, given)
         place = ranked.argsort(dim=1, descending=True, stable=True).argsort(dim=1)  # 0 = hidden first
-        return place < torch.arange(1, n)[:, None]
+        return place < counts[:, None]
     if hasattr(module, "goals"):  # all counts from one draw
         check_options("mask_args", given, module.rank, reserved=FILLED)
-        return module.goals(grid, generator, torch.arange(1, n), **given)
+        return module.goals(grid, generator, counts, **given)
     state, rows = generator.get_state(), []
-    for hidden in range(1, n):
+    for hidden in counts.tolist():
         generator.set_state(state)
         rows.append(cut(_ranked(strategy, 1, grid, hidden, generator, scores, given), hidden))
     return torch.cat(rows)

@@ -30,6 +30,8 @@ from mimlab.errors import Refused
 from mimlab.find import closest
 
 TRIES = 10  # per round, BEiT's and CAE's
+TABLED = 64 * 64  # patches: of larger grids blocks are put together row by row and column by column
+ROOM = 1 << 28  # cells of the blocks that are tried at a time, a bit each
 PATIENCE = {"beit": 1, "cae": 100}  # fruitless rounds in a row that end an image; CAE's own loop has no bound
 
 Sampler = Literal["beit", "cae", "rank"]
@@ -156,23 +158,25 @@ def _place(batch, grid, goals, generator, low, high, logs, patience):
     Every image has draws of its own; all goals share those of a batch of one, whatever they are.
     """
     size = np.array(grid, np.float32)[:, None, None]
-    free = _all(grid, len(goals))
+    free, some = _all(grid, len(goals)), max(1, ROOM // (TRIES * grid[0] * grid[1]))  # images at a time
     budget, low, idle = goals.float().numpy(), low.float().numpy(), np.zeros(len(goals), int)
     alive = np.arange(len(goals) if min(grid) > 1 else 0)  # no block has strictly smaller sides than one row
     while len(alive):
         u = torch.rand(4, min(batch, len(alive)), TRIES, generator=generator).numpy()
-        cap, least = np.minimum(budget[alive], high)[:, None], low[alive, None]  # (A, 1)
-        sides = _sides(least + (cap - least) * u[0], u[1], logs)  # (2, A, tries)
-        sides *= sides < size  # a side of 0 is an empty block, which is not taken
-        cells = _cells(sides, np.floor((size + 1 - sides) * u[2:]), grid)  # (words, A, tries)
-        cells &= free.take(alive, axis=1)[:, :, None]
-        new = np.bitwise_count(cells).sum(0, dtype=np.float32)  # (A, tries)
-        passes = (new > 0) & (new <= cap)
-        first = np.arange(len(alive)), passes.argmax(1)  # the first that passes, or 0
-        taken = passes[first]
-        free[:, alive] ^= cells[:, *first] * taken
-        budget[alive] -= new[first] * taken
-        idle[alive] = (idle[alive] + 1) * ~taken
+        for part in range(0, len(alive), some):
+            now, v = alive[part : part + some], u if u.shape[1] == 1 else u[:, part : part + some]
+            cap, least = np.minimum(budget[now], high)[:, None], low[now, None]  # (A, 1)
+            sides = _sides(least + (cap - least) * v[0], v[1], logs)  # (2, A, tries)
+            sides *= sides < size  # a side of 0 is an empty block, which is not taken
+            cells = _cells(sides, np.floor((size + 1 - sides) * v[2:]), grid)  # (words, A, tries)
+            cells &= free.take(now, axis=1)[:, :, None]
+            new = np.bitwise_count(cells).sum(0, dtype=np.float32)  # (A, tries)
+            passes = (new > 0) & (new <= cap)
+            first = np.arange(len(now)), passes.argmax(1)  # the first that passes, or 0
+            taken = passes[first]
+            free[:, now] ^= cells[:, *first] * taken
+            budget[now] -= new[first] * taken
+            idle[now] = (idle[now] + 1) * ~taken
         alive = np.flatnonzero((budget > 0) & (idle < patience))
     return torch.from_numpy(~_bools(free, grid))
 
@@ -229,6 +233,12 @@ def _sides(area, u, logs):
 def _cells(sides, starts, grid):
     """Blocks as bits: heights and widths (2, ...), tops and lefts (2, ...) -> uint64 (words, ...)."""
     h, w = grid
+    if h * w > TABLED:  # a table of all bands would be larger than the masks
+        down, across = _befores((h, w))
+        ends = (sides + starts).astype(np.intp)
+        first = starts.astype(np.intp)
+        rows = down.take(np.minimum(ends[0], h), axis=1) ^ down.take(first[0], axis=1)
+        return rows & (across.take(np.minimum(ends[1], w), axis=1) ^ across.take(first[1], axis=1))
     index = np.empty(sides.shape, np.intp)
     index[0] = sides[0] * (h + 1) + starts[0]
     index[1] = sides[1] * (w + 1) + starts[1] + (h + 1) ** 2
@@ -245,6 +255,13 @@ def _bands(grid):
         length, start = np.divmod(np.arange((side + 1) ** 2), side + 1)
         found.append(before[:, np.minimum(start + length, side)] ^ before[:, start])
     return np.concatenate(found, axis=1)
+
+
+@lru_cache(maxsize=2)
+def _befores(grid):
+    """Bits of the cells above each row, and left of each column: uint64 (words, h + 1) and (words, w + 1)."""
+    places = np.indices(grid).reshape(2, -1)
+    return [_bits(place < np.arange(side + 1)[:, None]) for place, side in zip(places, grid, strict=True)]
 
 
 def _all(grid, k):

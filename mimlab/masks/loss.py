@@ -65,12 +65,20 @@ def rank(
     n = scores.shape[1]
     order = torch.rand(batch, n, generator=generator).argsort(dim=1)  # below, patches are numbered in this order
     extreme = scores.gather(1, order).argsort(dim=1, descending=hide == "hardest", stable=True)
-    hidden, step = torch.zeros(batch, n, dtype=torch.uint8), torch.empty(batch, n)
-    rows, chosen = torch.arange(batch), 0
-    for k in range(1, n + 1):
-        patch = hidden.argmin(dim=1)  # the first that is not hidden: a random one
-        if int(share * k + 1e-9) > chosen:
-            candidate, chosen = extreme[:, chosen], chosen + 1
-            patch = torch.where(hidden[rows, candidate] == 0, candidate, patch)
-        hidden[rows, patch], step[rows, patch] = 1, -float(k)
+    step = torch.tensor([_turns(row, share) for row in extreme.tolist()], dtype=torch.float32)
     return torch.empty(batch, n).scatter_(1, order, step)
+
+
+def _turns(extreme, share):
+    """Minus the turn in which each of N patches hides, from the patches in the order of their scores, (N,)."""
+    turn, chosen, first = [0] * len(extreme), 0, 0
+    for k in range(1, len(extreme) + 1):
+        patch = first
+        if int(share * k + 1e-9) > chosen:
+            patch, chosen = extreme[chosen], chosen + 1
+        if turn[patch]:  # hidden already: the first that is not, a random one
+            while turn[first]:
+                first += 1
+            patch = first
+        turn[patch] = -k
+    return turn

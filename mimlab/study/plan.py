@@ -13,9 +13,7 @@ from pathlib import Path
 
 from mimlab import strict
 from mimlab.config import Evaluate, Pretrain
-from mimlab.config.evaluate import FILLED
 from mimlab.errors import Refused, shown
-from mimlab.find import check_options, find
 from mimlab.settings import place
 from mimlab.study import grid
 
@@ -132,8 +130,7 @@ def evaluation(spec, given):
     cfg = Evaluate.read(given)
     if cfg.evaluation == "all":
         raise Refused(f"evaluations of {spec.name}: name each one, since 'all' has no single result")
-    module = find("evals", cfg.evaluation)
-    check_options("evaluation_args", cfg.evaluation_args, module.evaluate, reserved=FILLED)
+    cfg.check_args()
     cfg.check_data()
     return given
 

@@ -191,8 +191,7 @@ def _table(strategy, seed, grid, wanted, args, scores):
     """`mask_of` at each of the rising counts `wanted`, computed together: bool (G, N)."""
     module, generator = find.find("masks", strategy), generator_for(seed, 0, "mask")
     if "goal" not in find.options(module.rank):  # one ranking for all counts
-        table = masks.every(strategy, grid, generator, scores, **args)
-        return table.numpy()[np.array(wanted) - 1]
+        return masks.every(strategy, grid, generator, scores, at=wanted, **args).numpy()
     if hasattr(module, "goals"):  # one draw for all counts; half of them are no whole percent
         masks.check(strategy, grid, wanted[-1] / (grid[0] * grid[1]), args)
         return module.goals(grid, generator, torch.tensor(wanted), **args).numpy()
