@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mimlab.data.augment import Augment
+from mimlab.errors import Refused, shown
 
 
 class Views:
@@ -26,6 +27,10 @@ class Views:
             jitter=0.0 if randaugment else (jitter, jitter, jitter, 0.0),
             jitter_p=1.0,
         )
+        if why := policy(randaugment):
+            raise Refused(
+                f"evaluation_args: randaugment = {shown(randaugment)} is not timm's, such as 'rand-m9-mstd0.5': {why}"
+            )
         self.change = _randaugment(randaugment, size) if randaugment else None
         self.erase, self.normalise = _erasing(erase) if erase else None, normalise
 
