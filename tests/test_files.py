@@ -1,0 +1,188 @@
+"""Files are written aside, never through links; what others wrote is kept; what is read may be anything."""
+
+import json
+import os
+import zipfile
+
+import pytest
+import torch
+
+import mimlab
+from mimlab import checkpoints, files, remote, trusted
+from mimlab.errors import Refused
+from mimlab.run import Run, not_finite
+
+OUTSIDE = ["../x", "a/../../x", "/x", "a//x", "a\\x", "C:/x", "a\0x", "a\nx", "..", ".", "", "a/./x", "x" * 300]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_name_from_elsewhere_stays_below_its_folder(name):
+    with pytest.raises(Refused):
+        files.member(name)
+    assert files.member("a b/ü.png") == ["a b", "ü.png"]
+
+
+def test_an_archive_whose_names_climb_writes_nothing_outside(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIMLAB_HOME", str(tmp_path / "home"))
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr("run/config.json", "{}")
+        archive.writestr("run/../../../../OUT", "written")
+    with pytest.raises(Refused, match="could lie outside"):
+        remote.here(f"zip://run::{tmp_path / 'evil.zip'}")
+    assert not list(tmp_path.rglob("OUT"))
+
+
+@pytest.mark.parametrize(
+    "name", ["lock", "config.json.part", "metrics.jsonl", "film/fixed.npz", "checkpoint", "evals/knn.json"]
+)
+def test_a_link_in_a_run_folder_is_not_written_through(folder, tmp_path, name):
+    run, target = folder("a", finished=False), tmp_path / "mine.txt"
+    target.write_text("mine")
+    path = run.path / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
+    with pytest.raises(Refused, match="is a link"), run.lock():
+        pass
+    assert target.read_text() == "mine"
+
+
+def test_a_run_folder_may_itself_be_a_link(folder, tmp_path):
+    run = folder("a", finished=False)
+    (tmp_path / "b").symlink_to(run.path)
+    with Run(tmp_path / "b").lock():
+        pass
+
+
+def test_a_file_with_a_second_name_grows_alone(tmp_path):
+    (tmp_path / "a").write_text("1\n")
+    os.link(tmp_path / "a", tmp_path / "backup")
+    files.append(tmp_path / "a", "2\n")
+    assert (tmp_path / "a").read_text() == "1\n2\n" and (tmp_path / "backup").read_text() == "1\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["..", ".", "", "../x", "/x", "a/b", "a\\b", "a\nb", "x" * 300, ".hidden", "\udce9", "C:x"]
+)
+@pytest.mark.parametrize("kind", [mimlab.Pretrain, mimlab.Detect])
+def test_a_run_is_called_by_one_name(kind, name):
+    with pytest.raises(Refused, match="run = "):
+        kind(run=name)
+
+
+DAMAGES = {
+    "empty": b"",
+    "cut": b'{"settings": {',
+    "garbage": b"\xff\xfe\x00\x01",
+    "list": b"[]",
+    "deep": b"[" * 100_000,
+    "types": b'{"settings": [], "results": 3, "format": "x", "step": "y"}',
+    "newer": b'{"format": 99, "settings": {}}',
+}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "folder", "pipe"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "metrics.jsonl", "evals/knn.json", "film/00000001.npz", "encoder.safetensors"]
+)
+def test_a_damaged_file_of_a_run_is_told_or_left_out(folder, tmp_path, name, damage):
+    from mimlab import compare, verdicts
+    from mimlab.looking import film
+
+    run, path = folder("a", [{"step": 1, "loss": 1.0}]), tmp_path / "a" / name
+    folder("whole")
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    if damage == "folder":
+        path.mkdir()
+    elif damage == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(DAMAGES[damage])
+    for use in (Run.open, film.read, lambda path: compare.who([Run(path)]), lambda path: verdicts.results([Run(path)])):
+        try:
+            use(Run(run.path) if use is film.read else run.path)
+        except Refused as error:
+            assert "\n" not in str(error)
+    told = [one.path.name for one in compare.select("*", folder.out)]
+    assert "whole" in told and ("a" in told) == (name != "config.json")
+
+
+def test_a_module_that_only_a_run_names_is_not_imported(folder, tmp_path, monkeypatch):
+    run = folder("evil")
+    about = json.loads((run.path / "config.json").read_text())
+    about["settings"]["mask"] = "payload_of_a_run.mask"
+    (run.path / "config.json").write_text(json.dumps(about))
+    monkeypatch.delenv(trusted.VARIABLE, raising=False)
+    with pytest.raises(Refused, match="--trust payload_of_a_run.mask"):
+        _ = Run.open(run.path).settings
+    monkeypatch.setenv(trusted.VARIABLE, "payload_of_a_run")
+    assert Run.open(run.path).settings.mask == "payload_of_a_run.mask"
+
+
+def test_nothing_is_imported_from_a_run_folder(folder, tmp_path, monkeypatch):
+    run = folder("run_of_somebody")
+    (run.path / "payload.py").write_text("raise SystemExit('ran')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(Refused, match="lies in the run folder"):
+        trusted.importable("run_of_somebody.payload")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_weights_of_another_kind_are_refused(dtype):
+    module = torch.nn.Linear(2, 2)
+    state = {name: torch.zeros(value.shape).to(dtype) for name, value in module.state_dict().items()}
+    with pytest.raises(Refused, match="numbers of another kind"):
+        checkpoints.load(module, state, "here")
+    assert checkpoints.load(module, {n: v.half() for n, v in module.state_dict().items()}, "here") == ([], [])
+
+
+def test_numbers_that_are_not_finite_are_counted():
+    bad = torch.tensor([1.0, float("nan"), float("inf")])
+    assert int(not_finite({"a": [bad, {"b": bad.long()}]}, bad)) == 4 and int(not_finite({})) == 0
+
+
+def test_what_somebody_else_wrote_is_kept(tmp_path):
+    path = tmp_path / "x.html"
+    path.write_text("mine")
+    with pytest.raises(Refused, match="was not written by mimlab"):
+        files.replaceable(path, "out", lambda raw: b"mimlab" in raw)
+    files.replaceable(path, "out", lambda raw: b"mimlab" in raw, force=True)
+    path.write_text("mimlab's")
+    files.replaceable(path, "out", lambda raw: b"mimlab" in raw)
+
+
+def test_a_run_of_the_earlier_format_is_found_by_its_settings(tmp_path):
+    cfg = mimlab.Pretrain(method="mae", out=str(tmp_path)).resolved()
+    new = cfg.folder()
+    old = new.with_name(f"{new.name[:-16]}0a1b2c")
+    old.mkdir()
+    (old / "config.json").write_text(json.dumps({"settings": cfg.dict(), "data_fingerprint": "times"}))
+    assert cfg.folder() == old and cfg.replace(seed=1).folder() != old and len(new.name.rpartition("-")[2]) == 16
+
+
+def test_a_killed_process_leaves_kept_weights_that_are_made_again(tmp_path):
+    from safetensors.torch import save_file
+
+    run = Run(tmp_path / "a")
+    run.save(3, lambda folder: save_file({"x": torch.ones(2)}, folder / "model.safetensors"), keep=True)
+    kept = run.path / "weights" / "00000003.safetensors"
+    kept.write_bytes(b"")
+    (run.path / "weights" / "00000003.part").write_bytes(b"x")
+    with run.lock():
+        run.repair(True)
+    assert files.whole(kept) and not list(run.path.rglob("*.part"))
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path):
+    from safetensors import SafetensorError
+
+    run = Run(tmp_path / "a")
+    for error in (SafetensorError("full"), OSError(28, "No space left on device"), RuntimeError("")):
+
+        def fails(folder, error=error):
+            raise error
+
+        with pytest.raises(Refused, match="cannot write the checkpoint of step 2 .*no earlier checkpoint"):
+            run.save(2, fails)
+    assert not list(run.path.rglob("*.part"))
