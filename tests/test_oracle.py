@@ -1,6 +1,7 @@
 """No stored number is left unasked: every case of the oracle folder belongs to a test, and every array of it is one that they name."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ HERE = Path(__file__).parent
 UNASKED = "jacobgil_"  # rollouts by code that scales columns for rows (TRAPS 58), stored to show how far off they are
 
 
+@cache
 def prefixes(path):
     """What a test file gives to `cases`: prefixes of names."""
     found = set()
@@ -28,6 +30,7 @@ def asking(name):
     ]
 
 
+@cache
 def spoken(path):
     """Pieces of text in a test file from which keys can be made."""
     tree = ast.parse(path.read_text())
