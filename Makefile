@@ -6,7 +6,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 DATA_DIR ?= $(MIMLAB_DATA_DIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test test-browser test-packs test-slow bench lab lint clean
+.PHONY: install demo test coverage test-browser test-packs test-slow bench lab lint clean
 
 install: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
@@ -26,7 +26,11 @@ demo: .venv/installed
 	$(BIN)/python -m mimlab demo
 
 test: .venv/installed lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov=mimlab --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+# lines that no test runs; a third slower
+coverage: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov=mimlab --cov-report=term-missing
 
 test-browser: .venv/browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser
