@@ -154,7 +154,9 @@ def _check_space(parent, n, size):
 def _write(aside, found, size, background, unreadable, values):
     """`images.npy`, `labels.npy` and `meta.json` of `found`, a `Listed`, in the folder `aside`, synced to the disk."""
     labels = _labels(found, unreadable)
-    rows = np.arange(len(found)) if labels is None else np.flatnonzero(labels >= 0)
+    rows = (
+        np.arange(len(found)) if labels is None else np.flatnonzero(labels >= 0)
+    ).tolist()  # datasets before 4.1 takes no numpy numbers
     seen, skipped, kept = set(), [], []
 
     def attempt(k):
