@@ -32,7 +32,8 @@ class Failed(RuntimeError):
 
 def one_line(text):
     """`text` without what moves a terminal's cursor or colours it (written as escapes), with long words and itself shortened."""
-    text = "".join(c if _prints(c) else c.encode("unicode_escape").decode() for c in str(text)[: 10 * LONGEST])
+    text = re.sub(r"\s*\n\s*", " ", str(text)[: 10 * LONGEST])
+    text = "".join(c if _prints(c) else c.encode("unicode_escape").decode() for c in text)
     text = re.sub(rf"\S{{{WORD},}}", lambda word: _middle(word[0], WORD), text)
     return _middle(text, LONGEST)
 

@@ -2,11 +2,10 @@
 
 import contextlib
 import hashlib
-import json
 import os
 from pathlib import Path
 
-from mimlab import files
+from mimlab import files, strict
 from mimlab.errors import Failed, Refused
 from mimlab.watch import Silent
 
@@ -87,7 +86,7 @@ def digest(node):
         for cell in node["cells"]
         if not ADDED & set(cell.get("metadata", {}).get("tags", []))
     ]
-    return hashlib.blake2b(json.dumps(cells).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(strict.dumps(cells).encode(), digest_size=8).hexdigest()
 
 
 def _executed(raw, source):

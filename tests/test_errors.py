@@ -42,12 +42,16 @@ def test_a_plain_value_is_shown_as_it_is():
         assert shown(value) == repr(value)
 
 
-@pytest.mark.parametrize("character", ["\n", "\r", "\x1b", "\x07", "\u202e", "\u2028", "\udce9", "\0"])
+@pytest.mark.parametrize("character", ["\r", "\x1b", "\x07", "\u202e", "\u2028", "\udce9", "\0"])
 def test_what_a_terminal_would_obey_is_written_out(character):
     said = str(Refused(f"photo{character}.png cannot be read"))
     assert character not in said
     assert said.encode("unicode_escape").decode() in said or "\\" in said
     assert said.isprintable()
+
+
+def test_lines_are_joined():
+    assert str(Refused("what a library said\n  on two lines")) == "what a library said on two lines"
 
 
 def test_a_message_is_never_long():

@@ -98,7 +98,7 @@ def test_a_run_that_has_just_begun_says_what_there_is_not(runs, tmp_path):
 def test_only_a_report_is_overwritten(runs, tmp_path, capsys):
     mine = tmp_path / "mine.html"
     mine.write_text("<p>mine</p>")
-    with pytest.raises(Refused, match="is there and is no report of mimlab"):
+    with pytest.raises(Refused, match="is there and was not written by mimlab"):
         report([str(runs[2].path)], mine)
     assert mine.read_text() == "<p>mine</p>"
     for out in (tmp_path / "a.txt", tmp_path / "nowhere" / "a.html"):

@@ -65,7 +65,7 @@ class Supervised(Method):
         *,
         classes: Annotated[int, (1, 10_000_000)] | None = None,
         pool: Literal["mean", "cls"] = "mean",
-        label_smoothing: Annotated[float, (0.0, 0.99)] = 0.1,
+        label_smoothing: Annotated[float, (0.0, 1.0)] = 0.1,
     ):
         super().__init__(encoder, None)
         if tokenizer is not None:

@@ -103,7 +103,7 @@ def test_it_learns_one_image(tmp_path):
     cfg = Detect(
         out=str(tmp_path),
         run="one",
-        **(TINY | bigger | {"data_args": pictures, "epochs": 80, "lr": 3e-3, "log_every": 80}),
+        **(TINY | bigger | {"data_args": pictures, "epochs": 160, "lr": 3e-3, "log_every": 160}),
     )
     train(cfg)
     model, _ = training.opened(cfg)

@@ -193,7 +193,7 @@ def test_the_baseline_shares_labels_with_the_run(run, monkeypatch):
             {"validation": 0.001, "evaluation": "knn", "evaluation_args": {"k": 5}},
             "validation = 0.001: no class has images",
         ),
-        ({"name": "../knn"}, "no file name"),
+        ({"name": "../knn"}, "no name of a folder"),
         ({"evaluation": "all", "name": "mine"}, "name = 'mine': evaluation = 'all'"),
         ({"evaluation": "all", "evaluation_args": {"epochs": 1}}, "'epochs' is no evaluation with a dict"),
         ({"evaluation": "all", "evaluation_args": {"kn": {}}}, "did you mean 'knn'"),

@@ -187,11 +187,11 @@ def test_undisturbed_leaves_modes_and_generators():
 
 def test_attention_of_cls_or_of_all_patches():
     weights = torch.rand(2, 3, 5, 5).softmax(-1)
-    encoder = SimpleNamespace(depth=4, prefix=1, attention=lambda images, layers: {layers[0]: weights})
+    encoder = SimpleNamespace(depth=4, prefix=1, has_cls=True, attention=lambda images, layers: {layers[0]: weights})
     found = film.looked(encoder, None)
     want = weights.mean(1)[:, 0, 1:]
     assert torch.allclose(found, want / want.sum(1, keepdim=True)) and torch.allclose(found.sum(1), torch.ones(2))
-    encoder.prefix = 0
+    encoder.prefix, encoder.has_cls = 0, False
     assert torch.allclose(film.looked(encoder, None), weights.mean((1, 2)), atol=1e-6)
 
 

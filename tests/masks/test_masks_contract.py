@@ -265,6 +265,7 @@ def test_pixels_repeats_each_patch():
 LIMIT = 5e-3  # s for 256 masks of 14 x 14, of the fastest of many
 
 
+@pytest.mark.slow  # seconds, so on a quiet machine
 @every_strategy
 def test_a_batch_of_masks_costs_next_to_nothing(name, given):
     """Processor time of the fastest of many, which other work on the machine hardly changes; looking costs extra."""

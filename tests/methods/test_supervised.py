@@ -103,7 +103,7 @@ def test_nothing_is_filled_in_or_judged(batch):
         ({"tokenizer": "kmeans"}, "tokenizer: supervised predicts labels and takes none; use tokenizer = none"),
         ({"mask": "random"}, "mask = 'random': supervised sees whole images; use mask = none"),
         ({"method_args": {"pool": "max"}}, "pool = 'max'.*there are: mean, cls"),
-        ({"method_args": {"label_smoothing": 1.5}}, "label_smoothing = 1.5 is not a number from 0.0 to 0.99"),
+        ({"method_args": {"label_smoothing": 1.5}}, "label_smoothing = 1.5 is not a number from 0.0 to 1.0"),
         ({"method_args": {"classes": 10}}, "no option 'classes'.*there are: pool, label_smoothing"),
         (
             {"method_args": {"pool": "cls"}, "encoder_args": SIZES | {"class_token": False}},
