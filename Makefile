@@ -6,7 +6,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 DATA_DIR ?= $(MIMLAB_DATA_DIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test coverage test-browser test-packs test-slow bench lab lint clean
+.PHONY: install demo test coverage test-browser test-packs test-slow bench bench-viewers lab lint clean
 
 install: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
@@ -33,13 +33,17 @@ coverage: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov=mimlab --cov-report=term-missing
 
 test-browser: .venv/browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'browser and not slow'
 
 test-packs: .venv/installed
 	MIMLAB_DATA_DIR=$(DATA_DIR) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m packs
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m 'slow and not browser'
+
+# latencies of the viewers; leave the machine alone meanwhile
+bench-viewers: .venv/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'browser and slow'
 
 # speeds beside others; leave the machine alone meanwhile
 .venv/peers: .venv/installed

@@ -298,6 +298,7 @@ def test_a_size_that_does_not_fit_is_one_line(lab, shots):
     patch.press("Enter")
 
 
+@pytest.mark.slow  # milliseconds, so on a quiet machine
 def test_another_seed_through_the_kernel_is_quick(lab):
     """A seed that was not sent: from the key to the changed DOM in under 60 ms."""
     choose(lab, "blockwise")
@@ -321,6 +322,7 @@ def test_another_seed_through_the_kernel_is_quick(lab):
     first(lab).locator("[data-role=seed]").fill("0")
 
 
+@pytest.mark.slow  # milliseconds, so on a quiet machine
 def test_the_ratio_follows_the_hand(lab):
     """DOM changed within the event (budget 5 ms), painted (20 ms), 30 frames a second while dragging."""
     found = lab.evaluate(
