@@ -7,6 +7,7 @@ import pytest
 
 from mimlab import find, kinds, masks
 from mimlab.checkpoints.file import File
+from mimlab.config import Pretrain, Tokens
 from mimlab.config.evaluate import FILLED
 from mimlab.data.augment import Augment
 from mimlab.data.multicrop import MultiCrop
@@ -109,6 +110,32 @@ def test_strange_values_are_refused_in_one_line_or_are_what_the_option_is(name, 
                 assert any(isinstance(kind, kinds.Choice) for kind in found)  # no whole number is written with a point
             if isinstance(value, bool):
                 assert any(isinstance(kind, (kinds.Switch, kinds.Choice)) for kind in found)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"lr": 1e-9, "min_lr": 100.0}, "min_lr = 100.0 is above lr = 1e-09"),
+        ({"lr": 0.0}, "lr = 0.0 is below the least one, min_lr"),
+        ({"clip": 5e-324}, "clip = 5e-324 leaves nothing"),
+        ({"no_decay": "zzz"}, "no_decay = 'zzz' is the name of no parameter"),
+        ({"no_decay": "cls_token,zzz"}, "no_decay = 'zzz' is the name of no parameter"),
+        ({"method": "supervised", "mask_args": {"unit": 2}}, "mask_args = {'unit': 2}: supervised hides nothing"),
+        ({"method": "supervised", "mask_ratio": 0.5}, "mask_ratio = 0.5: supervised hides nothing"),
+        ({"method": "dino", "mask_schedule": {"end": 0.5}}, "mask_schedule = {'end': 0.5}: dino hides nothing"),
+        ({"image_size": 2048, "patch_size": 4}, "makes 512 x 512 = 262,144 patches"),
+        ({"image_size": 4096, "patch_size": 4}, "makes 1024 x 1024 = 1,048,576 patches"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(given, said):
+    with pytest.raises(Refused, match=said):
+        Pretrain.read(given).resolved()
+
+
+@pytest.mark.parametrize("vocab", [1, 10**9, 10**17 + 1, True, 2.0, "16"])
+def test_a_tokenizer_s_own_vocabulary_is_bounded_before_it_is_made(vocab):
+    with pytest.raises(Refused, match="vocab = .* is not an integer from 2 to 1,000,000"):
+        Tokens(tokenizers="kmeans", tokenizer_args={"kmeans": {"vocab": vocab}}).made("kmeans")
 
 
 def test_what_papers_and_studies_use_is_allowed():

@@ -1,8 +1,10 @@
 """What every tokenizer is."""
 
+import math
+
 from torch import nn
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.find import check_options, options
 from mimlab.layers import resampled
 
@@ -26,7 +28,7 @@ class Base(nn.Module):
 
     def __init__(self, vocab, patch):
         super().__init__()
-        whole("vocab", vocab, 2)
+        whole("vocab", vocab, 2, 1_000_000)
         whole("patch", patch, 1)
         self.vocab, self.patch = vocab, patch
 
@@ -71,7 +73,8 @@ def resize(images, grid, patch):
     return resampled(images, size).clamp(0, 1)
 
 
-def whole(name, value, least):
-    """Refuse an option that is no integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise Refused(f"{name} = {value!r} is not an integer of at least {least}")
+def whole(name, value, least, most=math.inf):
+    """Refuse an option that is no integer from `least` to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most:,}"
+        raise Refused(f"{name} = {shown(value)} is not an integer {bounds}")

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.functional import interpolate, max_pool2d, one_hot
 
 from mimlab.checkpoints import dalle as files
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.layers import exact
 from mimlab.tokenizers import Base, resize, whole
 from mimlab.tokenizers._conv import Conv
@@ -127,7 +127,9 @@ class Tokenizer(Base):
         for name, value in {"width": width, "blocks": blocks, "first": first}.items():
             whole(name, value, 1)
         if not encoder:
-            raise Refused(f'encoder = {encoder!r}: dalle needs a file, such as {{"encoder": "encoder.pkl"}}')
+            raise Refused(
+                f'tokenizer_args: encoder = {shown(encoder)}: dalle needs a file, such as {{"encoder": "encoder.pkl"}}'
+            )
         self.patch, self.can_decode = STRIDE, bool(decoder)
         self.sizes = {"vocab": vocab, "width": width, "blocks": blocks, "first": first}
         self.sources = {"encoder": encoder, "decoder": decoder} if decoder else {"encoder": encoder}
@@ -138,7 +140,10 @@ class Tokenizer(Base):
     def ready(self):
         """Refuse files that are missing, damaged or of other sizes, without reading their numbers."""
         for name, path in self.sources.items():
-            self.compare(name, files.shapes(path))
+            try:
+                self.compare(name, files.shapes(path))
+            except Refused as error:
+                raise Refused(f"tokenizer_args: {name} = {shown(path)}: {error}") from None
 
     def wanted(self):
         return 0

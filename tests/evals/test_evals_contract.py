@@ -203,3 +203,10 @@ def test_the_baseline_shares_labels_with_the_run(run, monkeypatch):
 def test_refusals(given, said, run):
     with pytest.raises(Refused, match=said):
         mimlab.evaluate(mimlab.Evaluate.read({"run": str(run.path)} | given))
+
+
+@pytest.mark.parametrize(("name", "lr"), [("linear", float("inf")), ("attentive", 1e37), ("finetune", 1e30)])
+def test_what_diverged_is_no_number(name, lr, run):
+    train, test = run.data("train"), run.data("test")
+    with pytest.raises(FloatingPointError, match="smaller lr"):
+        find("evals", name).evaluate(run.encoder(), train, test, **(QUICK[name] | {"lr": lr}))
