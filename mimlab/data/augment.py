@@ -156,7 +156,9 @@ class Augment:
         top = (draws["place"][:, 0] * (height - h + 1)).floor()
         left = (draws["place"][:, 1] * (width - w + 1)).floor()
         whole = max(self.ratio[0], min(self.ratio[1], width / height))  # the fallback's aspect
-        fall_w, fall_h = min(width, round(height * whole)), min(height, round(width / whole))
+        fall_w, fall_h = (
+            max(1, side) for side in (min(width, round(height * whole)), min(height, round(width / whole)))
+        )
         fallback = torch.tensor([(height - fall_h) // 2, (width - fall_w) // 2, fall_h, fall_w])
         boxes = torch.stack([top, left, h, w], dim=1).long()
         return torch.where(fits.any(dim=1, keepdim=True), boxes, fallback)

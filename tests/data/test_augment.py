@@ -238,3 +238,10 @@ def test_colours_that_change_first_are_those_of_the_whole_image(side):
     assert (found - later).abs().max() > 2.5 / 255
     twice = {name: torch.cat([value, value]) for name, value in draws.items()}
     assert torch.equal(change.apply(images, twice), torch.cat([found, found]))
+
+
+@pytest.mark.parametrize("aspect", [0.01, 0.02, 50.0, 100.0])
+def test_a_crop_of_any_aspect_has_at_least_one_pixel(aspect):
+    images = torch.randint(0, 256, (8, 3, 24, 24), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    x = Augment(24, scale=(0.08, 1.0), ratio=(aspect, aspect))(images, torch.Generator().manual_seed(1))
+    assert torch.isfinite(x).all() and x.std() > 0.1
