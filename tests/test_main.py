@@ -70,7 +70,7 @@ def test_a_refusal_is_one_line_and_code_2(arguments, said, capsys):
     ("arguments", "said"),
     [
         (["pretrain", "--no_such", "1"], "unrecognized arguments: --no_such 1"),
-        (["pretrain", "--da\nta", "\x1b[31mx"], r"--da\nta \x1b[31mx"),
+        (["pretrain", "--da\nta", "\x1b[31mx"], r"--da ta \x1b[31mx"),
         (["pretrain", "--run"], "argument --run: expected one argument"),
         (["pretrain", "--run", "--epochs", "3"], "argument --run: expected one argument"),
         (["run", "x.ipynb", "-p", "run"], "-p/--parameter: expected 2 arguments"),
