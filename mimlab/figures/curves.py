@@ -47,14 +47,9 @@ def keep(xs, ys, most=MOST):
         xs = np.arange(len(ys))  # x runs back, as after a resume: take the order of logging
     count = max(1, (most - 2) // 2)
     stretch = np.minimum((xs - xs[0]) / (xs[-1] - xs[0]) * count, count - 1).astype(int)
-    kept = {0, len(ys) - 1}
-    for places in np.split(np.arange(len(ys)), np.flatnonzero(np.diff(stretch)) + 1):
-        values = ys[places]
-        if np.isnan(values).all():
-            kept.add(int(places[0]))
-        else:
-            kept |= {int(places[np.nanargmin(values)]), int(places[np.nanargmax(values)])}
-    return np.array(sorted(kept))
+    starts = np.flatnonzero(np.diff(stretch, prepend=-1))  # in either order each stretch is one piece, NaN at its end
+    lowest, highest = (np.lexsort((values, stretch))[starts] for values in (ys, -ys))
+    return np.unique(np.concatenate([[0, len(ys) - 1], lowest, highest]))
 
 
 def smoothed(ys, smooth):
