@@ -6,6 +6,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 # The only place that knows means and deviations; images are [0, 1] everywhere else.
 PIXELS = {
@@ -32,6 +33,29 @@ def tf32():
     if hasattr(products, "fp32_precision"):
         return (convolutions.conv, "fp32_precision", "ieee"), (products, "fp32_precision", "ieee")
     return (convolutions, "allow_tf32", False), (products, "allow_tf32", False)
+
+
+# what fills a tensor in place and leaves its shape; on meta nothing of it is there
+FILLS = {"add_", "clamp_", "copy_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_"}
+
+
+class _Unfilled(TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        tensor = args[0] if args else kwargs.get("tensor")  # as torch.nn.init names it
+        if getattr(function, "__name__", "") in FILLS and isinstance(tensor, torch.Tensor) and tensor.is_meta:
+            return tensor
+        return function(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def weightless():
+    """Modules built inside have shapes and no memory; no random number is drawn, and no weight drawn on meta.
+
+    Each operation on meta goes through Python, and initial weights are most of a model's.
+    """
+    with torch.device("meta"), torch.random.fork_rng(devices=[]), _Unfilled():
+        yield
 
 
 class Normalise(nn.Module):

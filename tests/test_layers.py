@@ -139,3 +139,20 @@ def test_exact_switches_tf32_off_on_a_gpu_alone_and_puts_it_back():
         with exact(torch.device("cpu")):
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
     assert switches() == before
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet10t", "xcit_nano_12_p16_224"])
+def test_a_model_without_memory_has_the_shapes_of_the_real_one_and_draws_no_number(name):
+    import timm
+
+    from mimlab.layers import weightless
+
+    before = torch.random.get_rng_state()
+    with weightless():
+        sketch = timm.create_model(name)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    real = timm.create_model(name).state_dict()
+    assert {key: value.shape for key, value in sketch.state_dict().items()} == {k: v.shape for k, v in real.items()}
+    assert all(value.is_meta for value in sketch.parameters())
+    assert torch.empty(2, device="meta").shape == torch.zeros(2).normal_().shape  # outside, tensors are filled again
+    assert torch.zeros(3).fill_(2.0).tolist() == [2.0] * 3

@@ -164,7 +164,7 @@ class Pretrain(Settings):
         import torch
 
         from mimlab import data, masks
-        from mimlab.layers import SCHEDULES
+        from mimlab.layers import SCHEDULES, weightless
 
         for name, low, high in (
             ("fraction", 1e-9, 1), ("image_size", 2, 4096), ("cache_size", self.image_size, 8192), ("batch_size", 1, 1_000_000), ("accumulate", 1, 10_000),
@@ -201,7 +201,7 @@ class Pretrain(Settings):
             raise Refused("encoder_args: drop_path is a setting of the run itself; give it as drop_path")
         if self.tokenizer != "none":
             check_options("tokenizer_args", self.tokenizer_args, find("tokenizers", self.tokenizer).Tokenizer)
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        with weightless():
             model = self.build()
         if model.tokenizer is not None:
             model.tokenizer.ready()
@@ -338,12 +338,14 @@ class Pretrain(Settings):
 
         A run of the earlier format, whose name has six digits of the hash, is found by its settings.
         """
-        cfg = self.resolved()
-        if cfg.run:
-            return place(cfg.out) / cfg.run
-        share = "" if cfg.fraction == 1 else f"_{cfg.fraction:g}"
-        name = f"{cfg.method}-{cfg.encoder}-{cfg.data}{share}-s{cfg.seed}"
-        return folder_of(cfg, name)
+        return self.resolved().resolved_folder()
+
+    def resolved_folder(self):
+        """The same of settings that are resolved already, which are not checked again."""
+        if self.run:
+            return place(self.out) / self.run
+        share = "" if self.fraction == 1 else f"_{self.fraction:g}"
+        return folder_of(self, f"{self.method}-{self.encoder}-{self.data}{share}-s{self.seed}")
 
     def log(self):
         """Where progress is written, a line every so many steps."""

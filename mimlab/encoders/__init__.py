@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mimlab.errors import Refused
 from mimlab.find import check_options, find, names
-from mimlab.layers import Normalise, patchify
+from mimlab.layers import Normalise, patchify, weightless
 from mimlab.masks import visible_ids
 
 POOLS = ("mean", "cls")
@@ -39,7 +39,7 @@ def create(name, image_size, patch, **options):
 
     small = agreed(module, name, patch, options)
     if not small:  # what cannot be is refused before gigabytes are taken
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        with weightless():
             module.create(name, (height, width), patch, **options)
     made = module.create(name, (height, width), patch, **options)
     if not small:

@@ -8,6 +8,7 @@ import torch
 from mimlab.bench.ready import CLASSES
 from mimlab.config import Pretrain
 from mimlab.errors import Refused
+from mimlab.layers import weightless
 from mimlab.scale import cluster, growth
 from mimlab.scale.step import cost, flops
 
@@ -112,7 +113,7 @@ class Sweeps:
             if name == "beit":
                 own["encoder"] = "beit_base"
             cfg = Pretrain.read(own).resolved()
-            with torch.device("meta"):
+            with weightless():
                 method = cfg.build(classes=CLASSES)
             work, numbers = flops(cfg), sum(p.numel() for p in method.parameters() if p.requires_grad)
             extra, returned = cluster.shared(cfg, method, self.cfg.gpu_batch)

@@ -140,7 +140,7 @@ def _pretrain(spec, settings, evaluations, known):
     if key not in known:  # a seed changes nothing that is checked
         known[key] = Pretrain.read(settings).resolved()
     cfg = known[key].replace(seed=Pretrain.read(settings).seed)
-    name = cfg.folder().name
+    name = cfg.resolved_folder().name
     folder = os.path.join(cfg.out, name)
     job = Job(name, folder, cfg.dict())
     job.tasks.append(Task("pretrain", "pretrain", folder, str(spec.notebook), settings))
