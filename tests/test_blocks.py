@@ -141,6 +141,7 @@ def test_recomputing_changes_no_number_and_keeps_less():
         assert torch.allclose(one, two, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_compiled_blocks_train_alike_and_looking_leaves_them_plain():
     torch.manual_seed(0)
     encoder = encoders.create("beit", 16, 4, dim=24, depth=1, heads=3)

@@ -73,7 +73,9 @@ def views(self, images, draws):
     return tuple(view.apply(images, part) for view, part in zip(self.views, own, strict=True))
 
 
-@pytest.mark.parametrize("method", [DINO, MAE, SIMMIM], ids=["dino", "mae", "simmim"])
+@pytest.mark.parametrize(
+    "method", [DINO, MAE, pytest.param(SIMMIM, marks=pytest.mark.slow)], ids=["dino", "mae", "simmim"]
+)
 def test_the_batch_path_trains_as_its_plain_definition(method, tmp_path, monkeypatch):
     found = []
     for name in ("fast", "plain"):

@@ -106,6 +106,7 @@ def test_reconstructions_and_evaluation_of_the_run(runs):
     assert set(mimlab.Run.open(run).evaluations()) == {"finetune", "knn"}
 
 
+@pytest.mark.slow
 def test_two_processes_from_a_notebook_parameter(tmp_path):
     """The same first loss as one process, training followed from the kernel."""
     given = TINY | {"out": str(tmp_path), "epochs": 1, "drop_path": 0.0, "log_every": 1, "vocab": 16}

@@ -42,6 +42,11 @@ SMALL_PARTS = {
 }
 
 
+def few(every, *first):
+    """Those `first` in the default suite, the others beside the slow tests."""
+    return [pytest.param(name, marks=() if name in first else pytest.mark.slow) for name in sorted(every)]
+
+
 def settings(out, **changes):
     given = TINY | {"out": str(out)} | changes
     if given.get("method") in SMALL_PARTS:
@@ -118,7 +123,7 @@ def test_half_precision_in_the_same_process(tmp_path):
     assert losses(mimlab.pretrain(settings(tmp_path / "again"))) == losses(full)
 
 
-@pytest.mark.parametrize("method", ["mae", "splitmask"])
+@pytest.mark.parametrize("method", few(["mae", "splitmask"], "splitmask"))
 def test_accumulated_parts_give_the_loss_and_weights_of_the_whole(method, tmp_path):
     args = {"method": method} | ({"method_args": {"match": False}} if method == "splitmask" else {})
     one, parts = (mimlab.pretrain(settings(tmp_path / str(k), accumulate=k, drop_path=0.0, **args)) for k in (1, 4))
@@ -149,7 +154,9 @@ def wait_for_step(folder, step, process, patience=120):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(("number", "step"), [(signal.SIGKILL, 7), (signal.SIGTERM, 13)])
+@pytest.mark.parametrize(
+    ("number", "step"), [(signal.SIGKILL, 7), pytest.param(signal.SIGTERM, 13, marks=pytest.mark.slow)]
+)
 def test_killed_and_started_again_ends_with_the_same_weights(number, step, tmp_path):
     """Bit for bit; after SIGTERM nothing is lost, after SIGKILL what came after the checkpoint is done again."""
     torch.set_num_threads(1)
@@ -173,7 +180,7 @@ def test_killed_and_started_again_ends_with_the_same_weights(number, step, tmp_p
     assert losses(run) == losses(whole)
 
 
-@pytest.mark.parametrize("method", names("methods"))
+@pytest.mark.parametrize("method", few(names("methods"), "dino", "mae"))
 def test_ctrl_c_saves_and_goes_on(method, tmp_path):
     """The weights and the log are those of a run that was never stopped, bit for bit, for every method."""
     torch.set_num_threads(1)
@@ -200,7 +207,7 @@ COUPLED = {
 }
 
 
-@pytest.mark.parametrize("method", COUPLED)
+@pytest.mark.parametrize("method", few(COUPLED, "splitmask"))
 def test_two_processes_are_one(method, tmp_path):
     """Two of 32 images against one of 64: losses over 30 steps, gradient norms of the first."""
     same_work = {"method": method, "batch_size": 64, "drop_path": 0.0, "epochs": 6} | COUPLED[method]
@@ -254,8 +261,8 @@ def test_a_loss_that_is_not_finite_names_step_images_and_checkpoint(tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    "method", sorted({*names("methods")} - {"dino"})
-)  # its own loss starts low: tests/methods/test_dino.py
+    "method", few({*names("methods")} - {"dino"}, "beit", "mae")
+)  # DINO's starts low: test_dino.py
 def test_overfits_one_batch(method, tmp_path):
     """32 images, one batch, no augmentation: the loss falls far below where it starts."""
     changes = {"fraction": 0.003, "epochs": 300, "lr": 2e-2, "drop_path": 0.0, "checkpoint_every": 0, "log_every": 10}
@@ -442,7 +449,7 @@ def test_probes_stay_cheap_beside_what_is_trained(tmp_path):
     assert set(np.bincount(bank.labels)) == set(np.bincount(test.labels)) == {100}
 
 
-@pytest.mark.parametrize("method", ["splitmask", "cae", "cim"])
+@pytest.mark.parametrize("method", few(["splitmask", "cae", "cim"], "splitmask"))
 def test_recomputed_blocks_train_to_the_same_losses(method, tmp_path):
     found = []
     for name, recompute in (("kept", False), ("again", True)):

@@ -37,7 +37,10 @@ def tiny(method, **changes):
 QUICK = {"skip": ("memory", "loop"), "threads": 1, "starts": 1}
 
 
-@pytest.fixture(scope="module", params=names("methods"))
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=() if n in ("mae", "dino") else pytest.mark.slow) for n in names("methods")],
+)
 def result(request):
     return bench([request.param], parameter=tiny(request.param), rounds=1, **QUICK)
 
@@ -100,6 +103,7 @@ def test_the_whole_loop_and_memory_stand_in_the_table(monkeypatch):
     assert "the whole loop" in text(found) and "MiB" in text(found) and " 123 " in text(found)
 
 
+@pytest.mark.slow
 def test_settings_are_tried_in_the_same_turns(monkeypatch):
     asked = []
 
@@ -128,6 +132,7 @@ def test_settings_are_tried_in_the_same_turns(monkeypatch):
     assert "recompute = true" in text(found) and "first s" in text(found)
 
 
+@pytest.mark.slow
 def test_methods_are_tried_beside_each_other():
     given = tiny("beit")
     found = bench(["beit"], parameter=given, tried=[("method", "simmim")], rounds=1, against=(), **QUICK)
@@ -188,7 +193,7 @@ def test_memory_that_cannot_be_asked_says_why(monkeypatch):
         memory.ask(cfg, "plain", 1)
 
 
-@pytest.mark.parametrize("method", ("simmim", "mae"))
+@pytest.mark.parametrize("method", ("simmim", pytest.param("mae", marks=pytest.mark.slow)))
 def test_a_head_as_wide_as_a_block_is_no_block(method):
     """At patch 16 a head to pixels has 768 rows, as many as the hidden layer of a block of width 192."""
     given = {"encoder_args": '{"dim": 192, "depth": 1}', "image_size": "32", "batch_size": "1", "device": "cpu"}

@@ -69,7 +69,9 @@ def shown(found):
     return said
 
 
-@pytest.mark.parametrize("name", ["mae", "dino", "splitmask", "xcit", "resnet"])
+@pytest.mark.parametrize(
+    "name", ["mae", "xcit", *(pytest.param(n, marks=pytest.mark.slow) for n in ("dino", "splitmask", "resnet"))]
+)
 def test_every_part_of_every_kind_of_run(run, name):
     found = Examined(mimlab.Features(run=run(name), other=run("mae"), samples=24, images=3))
     assert shown(found) == dict.fromkeys(PARTS)

@@ -508,6 +508,7 @@ def worker(rank, world, port, crops, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path, free_port):
     """The centre is that of the whole batch, and so are BatchNorm's statistics: losses, weights and buffers."""
     crops = [views(4, seed) for seed in range(4)]

@@ -120,7 +120,7 @@ def losses(run, key="loss"):
     return [row[key] for row in run.metrics() if key in row]
 
 
-@pytest.mark.parametrize(("pool", "precision"), [("mean", "no"), ("cls", "bf16")])
+@pytest.mark.parametrize(("pool", "precision"), [pytest.param("mean", "no", marks=pytest.mark.slow), ("cls", "bf16")])
 def test_learns_the_labels_of_one_batch(pool, precision, tmp_path):
     """32 images, without augmentation: all are told apart, as far as smoothed labels let the loss fall."""
     args = {"pool": pool, "label_smoothing": 0.1}

@@ -187,6 +187,7 @@ def test_the_notebooks_show_what_there_is(study, name):
         assert "run the study" in json.dumps(figures[0]) and "Not started yet" in path.read_text()
 
 
+@pytest.mark.slow
 def test_a_table_of_a_thousand_runs_loads_and_plots_in_seconds(here):
     """CPU time, since other processes may be at work; imports are done, as in a notebook."""
     import time
