@@ -214,7 +214,7 @@ def measured(file):
         try:
             with Image.open(file, formats=formats()) as image:
                 return *image.size, _orientation(image) in (5, 6, 7, 8) and image.format != "TIFF"
-        except Image.UnidentifiedImageError:
+        except (Image.UnidentifiedImageError, ValueError):
             image, orientation = _opened(file)
             height, width = image.array.shape[:2] if isinstance(image, Wide) else image.size[::-1]
             return width, height, orientation in (5, 6, 7, 8)
@@ -247,35 +247,56 @@ def _opened(file, draft=None, seen=None):
         if callable(file):
             file = file()
         try:
-            image = Image.open(file, formats=formats())
-        except Image.UnidentifiedImageError:
-            return _tiff(file)  # bands and numbers that Pillow has no mode for
-        with image:
-            width, height = image.size
-            if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
-                raise Unreadable(f"{width} x {height} pixels are above the limit of {Image.MAX_IMAGE_PIXELS:,}")
-            if seen is not None and image.format not in ("MPO", "PSD") and getattr(image, "n_frames", 1) > 1:
-                seen.add("pages")
-            raw = str(image.tile[0][3]) if image.tile else ""
-            tags = getattr(image, "tag_v2", {})
-            if image.format == "PNG" and ";16" in raw and image.mode in ("RGB", "RGBA", "LA"):  # Pillow keeps 8 bits
-                return _png(file), _orientation(image)
-            bands, bits = (np.atleast_1d(tags.get(tag, 1)) for tag in (SAMPLES_PER_PIXEL, BITS_PER_SAMPLE))
-            if bands[0] > 1 and max(bits) > 8 and tags.get(PHOTOMETRIC) in (0, 1, 2):
-                return _tiff(file)
-            if draft:
-                image.draft("RGB", (draft, draft))  # JPEG only: a smaller inverse DCT
-            try:
-                image.load()
-            except Exception:
-                if image.format != "TIFF":
-                    raise
-                return _tiff(file)
-            told = _orientation(image)
-            signed = 2 in np.atleast_1d(tags.get(SAMPLE_FORMAT, 1))
-            if image.mode.startswith("I") or image.mode == "F" or (signed and image.mode == "L"):
-                return _wide(np.asarray(image), tags, signed), told
-            return image, told
+            return _as_stored(file, draft, seen)
+        except ValueError as error:
+            if "MAX_TEXT" not in str(error):
+                raise
+            return _as_stored(_textless(file), draft, seen)
+
+
+def _as_stored(file, draft, seen):
+    try:
+        image = Image.open(file, formats=formats())
+    except Image.UnidentifiedImageError:
+        return _tiff(file)  # bands and numbers that Pillow has no mode for
+    with image:
+        width, height = image.size
+        if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
+            raise Unreadable(f"{width} x {height} pixels are above the limit of {Image.MAX_IMAGE_PIXELS:,}")
+        if seen is not None and image.format not in ("MPO", "PSD") and getattr(image, "n_frames", 1) > 1:
+            seen.add("pages")
+        raw = str(image.tile[0][3]) if image.tile else ""
+        tags = getattr(image, "tag_v2", {})
+        if image.format == "PNG" and ";16" in raw and image.mode in ("RGB", "RGBA", "LA"):  # Pillow keeps 8 bits
+            return _png(file), _orientation(image)
+        bands, bits = (np.atleast_1d(tags.get(tag, 1)) for tag in (SAMPLES_PER_PIXEL, BITS_PER_SAMPLE))
+        if bands[0] > 1 and max(bits) > 8 and tags.get(PHOTOMETRIC) in (0, 1, 2):
+            return _tiff(file)
+        if draft:
+            image.draft("RGB", (draft, draft))  # JPEG only: a smaller inverse DCT
+        try:
+            image.load()
+        except Exception:
+            if image.format != "TIFF":
+                raise
+            return _tiff(file)
+        told = _orientation(image)
+        signed = 2 in np.atleast_1d(tags.get(SAMPLE_FORMAT, 1))
+        if image.mode.startswith("I") or image.mode == "F" or (signed and image.mode == "L"):
+            return _wide(np.asarray(image), tags, signed), told
+        return image, told
+
+
+def _textless(file):
+    """A PNG without its texts and colour profile, of which Pillow takes a megabyte and no image depends on them."""
+    raw, at = _bytes(file), 8
+    parts = [raw[:8]]
+    while at + 8 <= len(raw):
+        length, kind = int.from_bytes(raw[at : at + 4], "big"), raw[at + 4 : at + 8]
+        if kind not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            parts.append(raw[at : at + 12 + length])
+        at += 12 + length
+    return io.BytesIO(b"".join(parts))
 
 
 def _orientation(image):

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from mimlab.data._decode import Unreadable, Values, checked, decode, formats, suffixes
+from mimlab.data._decode import Unreadable, Values, checked, decode, formats, measured, suffixes
 from mimlab.errors import Refused
 
 
@@ -245,3 +245,39 @@ def test_a_large_float_tiff_is_refused_by_its_head():
     file = io.BytesIO((head + body).ljust(300, b"\0"))
     with pytest.raises(Unreadable, match="limit"):
         decode(file, 8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [
+        ("text", "RGB"),
+        ("zipped", "RGBA"),
+        ("international", "P"),
+        ("profile", "I;16"),
+        ("profile", "RGB"),
+        ("many", "P"),
+    ],
+)
+def test_a_png_with_megabytes_beside_its_pixels_opens(kind, mode):
+    """Pillow takes a megabyte of text or profile; pixels and EXIF are read as without them."""
+    from PIL import PngImagePlugin
+
+    texts, options, long = PngImagePlugin.PngInfo(), {}, "x" * 2_000_000
+    if kind == "profile":
+        options["icc_profile"] = bytes(2_000_000)
+    elif kind == "many":
+        for k in range(66):
+            texts.add_text(f"key{k}", "x" * 1_040_000, zip=True)
+    elif kind == "international":
+        texts.add_itxt("key", long, zip=True)
+    else:
+        texts.add_text("key", long, zip=kind == "zipped")
+    image = Image.fromarray(filled(77, np.uint16)) if mode == "I;16" else Image.new("RGB", (20, 20), (77,) * 3)
+    image = image.convert(mode) if mode in ("RGBA", "P") else image
+    image.putpixel((2, 1), 200 if mode in ("P", "I;16") else (200,) * len(image.getbands()))
+    exif = Image.Exif()
+    exif[274] = 3  # half a turn
+    plain = decode(saved(image, exif=exif), 20, values=Values((0, 255)))
+    full = decode(saved(image, exif=exif, pnginfo=texts, **options), 20, values=Values((0, 255)))
+    assert np.array_equal(full, plain) and full[0, 18, 17] != full[0, 5, 5]
+    assert measured(saved(image, exif=exif, pnginfo=texts, **options)) == (20, 20, False)
