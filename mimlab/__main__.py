@@ -180,7 +180,7 @@ def study(given):
 
     *status, path = given.pop("what")
     if status not in ([], ["status"]):
-        raise Refused(f"study: {' '.join([*status, path])!r} should be a file, or status and a file or its folder")
+        raise Refused(f"study: {shown(' '.join([*status, path]))} should be a file, or status and a file or its folder")
     if status:
         return command.status(path, scale=given["scale"], upload=given["upload"])
     return command.study(path, parameters=given.pop("parameter"), **given)

@@ -38,14 +38,14 @@ def select(names, out="runs"):
             runs = opened(folders)
             if not runs:
                 raise Refused(
-                    f"runs = {shown(name)}: no run in {str(base)!r} fits; pre-train one with notebook 03 first"
+                    f"runs = {shown(name)}: no run in {shown(str(base))} fits; pre-train one with notebook 03 first"
                 )
         else:
             there = sorted(path.parent.name for path in place(out).glob("*/config.json"))
             known = name == "newest" or remote.away(name) or runs_called(name, out)
             if not known:
                 raise Refused(
-                    f"runs: there is no run {shown(name)}{closest(name, there)}; in {str(out)!r}: {', '.join(there) or 'none'}"
+                    f"runs: there is no run {shown(name)}{closest(name, there)}; in {shown(str(out))}: {', '.join(there) or 'none'}"
                 )
             runs = [Run.find(name, out)]
         found |= {run.path.resolve(): run for run in runs}

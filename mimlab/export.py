@@ -10,7 +10,7 @@ import secrets
 import shutil
 
 from mimlab import strict
-from mimlab.errors import Refused, reason
+from mimlab.errors import Refused, reason, shown
 from mimlab.settings import place
 
 FORMATS = ("mae", "beit", "timm")
@@ -28,7 +28,7 @@ def export(run, format, out, step=None):
     from mimlab.run import Run, not_finite
 
     if format not in FORMATS:
-        raise Refused(f"format = {format!r}; there are: {', '.join(FORMATS)}")
+        raise Refused(f"format = {shown(format)}; there are: {', '.join(FORMATS)}")
     run, out = run if isinstance(run, Run) else Run.find(str(run)), place(out)
     if out.exists():
         raise Refused(f"out = '{out}' is there already, and nothing is overwritten; choose another folder")
@@ -62,7 +62,7 @@ def official(run, method, encoder, format, folder):
     if not fits:
         good = "timm" if not isinstance(encoder, (ViT, Beit)) else "timm, or " + ("beit" if format == "mae" else "mae")
         have = run.settings.encoder + ("" if encoder.has_cls else " without a class token")
-        raise Refused(f"format = {format!r} has no names for encoder = {have}; use {good}")
+        raise Refused(f"format = {shown(format)} has no names for encoder = {have}; use {good}")
     index = beit.index_tables(encoder.trunk) if format == "beit" else {}
     files = {"encoder.pth": encoder.trunk.state_dict() | index}
     told = run.settings.method_args

@@ -188,7 +188,7 @@ def _config(notebook, node):
     known = [key for key, value in vars(module).items() if hasattr(value, "read")]
     if name not in known:
         raise Refused(
-            f"{notebook.name}: metadata names the config {name!r}{closest(name, known)}; there are: {', '.join(known)}"
+            f"{notebook.name}: metadata names the config {shown(name)}{closest(name, known)}; there are: {', '.join(known)}"
         )
     return getattr(module, name)
 

@@ -61,7 +61,7 @@ class Run:
         if name == "newest":
             found = finished(out)
             if not found:
-                raise Refused(f"run = 'newest': no finished run in {out!r}; pre-train one with notebook 03 first")
+                raise Refused(f"run = 'newest': no finished run in {shown(out)}; pre-train one with notebook 03 first")
             return found[-1]
         there = runs_called(name, out)
         if len(there) > 1:
@@ -125,7 +125,7 @@ class Run:
                 same = (before["images"], before["classes"]) == (len(data), data.classes)
             if not same:
                 raise Refused(
-                    f"run folder {self.path}: the images of data = {cfg.data!r} have changed since it was begun"
+                    f"run folder {self.path}: the images of data = {shown(cfg.data)} have changed since it was begun"
                 )
             if settings["data_args"] != before["settings"]["data_args"]:  # the images lie elsewhere now
                 about = before | {"settings": before["settings"] | {"data_args": settings["data_args"]}}

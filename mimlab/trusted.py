@@ -75,7 +75,7 @@ def check(field, name, source):
     if isinstance(name, str) and "." in name and "(" not in name and not known(name):
         raise Refused(
             f"{field} = {shown(name)} stands only in {source}, and importing it would run code that you did not name; "
-            f"if you know it, use --trust {name}, or mimlab.trust({name!r})"
+            f"if you know it, use --trust {name}, or mimlab.trust({shown(name)})"
         )
 
 
@@ -117,7 +117,7 @@ def importable(name):
             run = place and run_folder(place)
             if run:
                 raise Refused(
-                    f"{name!r} lies in the run folder {run}, from which nothing is imported; keep it elsewhere"
+                    f"{shown(name)} lies in the run folder {run}, from which nothing is imported; keep it elsewhere"
                 )
         path = spec.submodule_search_locations
         if path is None:

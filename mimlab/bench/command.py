@@ -10,7 +10,7 @@ from pathlib import Path
 from mimlab import files
 from mimlab.bench import sizes, table
 from mimlab.bench.rounds import CLOCKS
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.find import closest, names
 from mimlab.settings import within
 
@@ -52,9 +52,9 @@ def bench(
     others.check(against)
     for what in skip:
         if what not in SKIPPED:
-            raise Refused(f"skip = {what!r}{closest(what, SKIPPED)}; there are: {', '.join(SKIPPED)}")
+            raise Refused(f"skip = {shown(what)}{closest(what, SKIPPED)}; there are: {', '.join(SKIPPED)}")
     if clock not in CLOCKS:
-        raise Refused(f"clock = {clock!r}{closest(clock, CLOCKS)}; there are: {', '.join(CLOCKS)}")
+        raise Refused(f"clock = {shown(clock)}{closest(clock, CLOCKS)}; there are: {', '.join(CLOCKS)}")
     within("rounds", rounds, 1, 10_000)
     within("starts", starts, 1, 1000)
     within("limit", limit, 0, 1000)
@@ -75,7 +75,7 @@ def bench(
                 "process makes whole steps here, in no or bf16; use 1, 1 and one of these"
             )
     if out and Path(out).is_dir():
-        raise Refused(f"out = {out!r} is a folder; give the name of a file")
+        raise Refused(f"out = {shown(out)} is a folder; give the name of a file")
     if out:
         files.replaceable(out, "out", table.ours, force)
     return run(

@@ -10,7 +10,7 @@ from mimlab.bench import peers
 from mimlab.bench.case import RATE, Case, Ours
 from mimlab.bench.plain import Shape
 from mimlab.bench.ready import CLASSES
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.find import closest, find, names
 from mimlab.heap import kept
 
@@ -24,7 +24,7 @@ def check(against):
     """Refuse names that are no one's."""
     for who in against:
         if who not in known():
-            raise Refused(f"against = {who!r}{closest(who, known())}; there are: {', '.join(known())}, or none")
+            raise Refused(f"against = {shown(who)}{closest(who, known())}; there are: {', '.join(known())}, or none")
 
 
 def shape(cfg, method):

@@ -5,7 +5,7 @@ image several times. Vocabulary 8,192; nothing is clipped and no block is droppe
 """
 
 from mimlab.config import Pretrain
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.find import closest, names
 from mimlab.settings import coerce
 
@@ -33,10 +33,10 @@ def settings(method, at, given):
     """
     if method not in names("methods"):
         raise Refused(
-            f"no methods called {method!r}{closest(method, names('methods'))}; there are: {', '.join(names('methods'))}"
+            f"no methods called {shown(method)}{closest(method, names('methods'))}; there are: {', '.join(names('methods'))}"
         )
     if at not in SIZES:
-        raise Refused(f"at = {at!r}{closest(at, SIZES)}; there are: {', '.join(SIZES)}")
+        raise Refused(f"at = {shown(at)}{closest(at, SIZES)}; there are: {', '.join(SIZES)}")
     (side, patch, dim, depth, heads), batch, own, decoder, local = SIZES[at]
     base = ALL | {
         "method": method,

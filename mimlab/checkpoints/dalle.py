@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 
 from mimlab.checkpoints import load, read_safetensors, unwrapped
-from mimlab.errors import Refused, reason
+from mimlab.errors import Refused, reason, shown
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # torch/serialization.py, of the older format
 STORAGES = {f"{name}Storage": dtype for name, dtype in {
@@ -101,7 +101,7 @@ class Inert(pickle.Unpickler):
         if pid[0] == "module":
             return pid[1]
         if pid[0] != "storage" or not isinstance(pid[1], torch.dtype):
-            raise pickle.UnpicklingError(f"unknown kind of reference {pid[0]!r}")
+            raise pickle.UnpicklingError(f"unknown kind of reference {shown(pid[0])}")
         storage = Storage(str(pid[2]), pid[1], int(pid[4]))
         if self.storages.setdefault(storage.key, storage) != storage or (len(pid) > 5 and pid[5] is not None):
             raise pickle.UnpicklingError(f"numbers {storage.key} are told in two ways")

@@ -7,7 +7,7 @@ What the training script needs to go on (optimizer, epoch, args, fp16_scaler) is
 """
 
 from mimlab.checkpoints import contents, load, read
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 
 NETWORKS = ("teacher", "student")
 
@@ -35,7 +35,7 @@ def load_method(method, source, partial=False):
 def load_encoder(encoder, source, partial=False, network="teacher"):
     """A backbone, or one `network` of a full checkpoint, into a ViT encoder; its head's names count as unused."""
     if network not in NETWORKS:
-        raise Refused(f"network = {network!r}; there are: {', '.join(NETWORKS)}")
+        raise Refused(f"network = {shown(network)}; there are: {', '.join(NETWORKS)}")
     file = source if isinstance(source, dict) else opened(source)
     state = file[network] if full(file) else file
     state = {name.removeprefix("module.").removeprefix("backbone."): value for name, value in state.items()}

@@ -61,7 +61,7 @@ def check(name, given, field="data_args"):
             )
     for option, default in known.items():
         if default is inspect.Parameter.empty and option not in given:
-            raise Refused(f"{field}: {name} needs the option {option!r}")
+            raise Refused(f"{field}: {name} needs the option {shown(option)}")
     if given.get("unreadable", "error") not in ("error", "skip"):
         raise Refused(f"{field}: unreadable = {shown(given['unreadable'])} should be 'error' or 'skip'")
     if "range" in given:
@@ -217,7 +217,9 @@ class Images:
     def require_labels(self):
         """The labels, int64 (N,); `Refused` where the data has none."""
         if self.labels is None:
-            raise Refused(f"data = {self.name!r} ({self.split}) has no labels, which this needs; use labelled data")
+            raise Refused(
+                f"data = {shown(self.name)} ({self.split}) has no labels, which this needs; use labelled data"
+            )
         return self.labels
 
 

@@ -74,10 +74,12 @@ class Augment:
             _check_range("ratio", ratio, top=math.inf)
         for name, p in dict(flip=flip, jitter_p=jitter_p, grey=grey, blur=blur, solarize=solarize).items():
             if not isinstance(p, (int, float)) or not 0 <= p <= 1:
-                raise Refused(f"{name} = {p!r} is a probability, from 0 to 1")
+                raise Refused(f"{name} = {shown(p)} is a probability, from 0 to 1")
         strengths = (jitter, jitter, jitter / 2, jitter / 4) if isinstance(jitter, (int, float)) else tuple(jitter)
         if len(strengths) != 4 or min(strengths) < 0 or strengths[3] > 0.5:
-            raise Refused(f"jitter = {jitter!r} should be a number, or brightness, contrast, saturation, hue (to 0.5)")
+            raise Refused(
+                f"jitter = {shown(jitter)} should be a number, or brightness, contrast, saturation, hue (to 0.5)"
+            )
         self.size, self.scale, self.ratio, self.flip = size, scale, ratio, flip
         self.jitter, self.jitter_p = strengths, jitter_p
         self.grey, self.blur, self.solarize = grey, blur, solarize
@@ -214,12 +216,12 @@ def _between(u, low, high):
 
 def _check_size(size):
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise Refused(f"size = {size!r} should be a whole number of pixels, 1 or more")
+        raise Refused(f"size = {shown(size)} should be a whole number of pixels, 1 or more")
 
 
 def _check_range(name, pair, top):
     numbers = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(v, (int, float)) for v in pair)
     if not numbers or not 0 < pair[0] <= pair[1] <= top:
         raise Refused(
-            f"{name} = {pair!r} should be two numbers, low and high, above 0" + f" and at most {top}" * (top == 1)
+            f"{name} = {shown(pair)} should be two numbers, low and high, above 0" + f" and at most {top}" * (top == 1)
         )

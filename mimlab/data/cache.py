@@ -51,7 +51,7 @@ def colour(background):
     try:
         return ImageColor.getrgb(background)[:3]
     except (ValueError, AttributeError, TypeError):
-        raise Refused(f"background = {background!r} is no colour; try 'white', 'grey' or '#7f7f7f'") from None
+        raise Refused(f"background = {shown(background)} is no colour; try 'white', 'grey' or '#7f7f7f'") from None
 
 
 def folder(key):

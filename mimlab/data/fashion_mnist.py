@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 
 CLASSES = [
     "T-shirt/top",
@@ -52,7 +52,7 @@ def load(split):
     import datasets
 
     if split not in PLACES:
-        raise Refused(f"fashion_mnist has no split {split!r}; there are: {', '.join(PLACES)}")
+        raise Refused(f"fashion_mnist has no split {shown(split)}; there are: {', '.join(PLACES)}")
     pixels = arrays()[:, PLACES[split]]  # (10, n, 28, 28)
     n = pixels.shape[1]
     order = np.arange(10 * n).reshape(10, n).T.ravel()  # classes take turns: any prefix is nearly balanced

@@ -254,7 +254,9 @@ def _scan(path):
             continue
         ways[mine] += 1
         if ways[mine] > WAYS:
-            raise Refused(f"path = {shown(path)}: links lead to {text(prefix)!r} in more than {WAYS:,} ways; undo some")
+            raise Refused(
+                f"path = {shown(path)}: links lead to {shown(text(prefix))} in more than {WAYS:,} ways; undo some"
+            )
         folders = []
         for entry in entries:
             name = entry.name
@@ -363,8 +365,8 @@ def _split_folders(path, parts, tops, train_split, test_split):
         if len(tops) == 1 and all(len(p) > 1 for p in parts) and {"train"} <= {_splits.role(n) for n in inner}:
             there = ", ".join(sorted(text(n) for n in inner)[:6])
             raise Refused(
-                f"path = {shown(str(path))} holds one folder, {text(tops[0])!r}, with {there}; give path = "
-                f"{shown(os.path.join(str(path), tops[0]))}, or split_column=None to take {text(tops[0])!r} for a class"
+                f"path = {shown(str(path))} holds one folder, {shown(text(tops[0]))}, with {there}; give path = "
+                f"{shown(os.path.join(str(path), tops[0]))}, or split_column=None to take {shown(text(tops[0]))} for a class"
             )
         return []
     if not train:
@@ -384,8 +386,8 @@ def _split_folders(path, parts, tops, train_split, test_split):
     if not any(deep[name] for name in beside):
         return train
     raise Refused(
-        f"path = {shown(str(path))}: {text(train[0])!r} lies beside {', '.join(some(map(text, beside)))}, so it may be a split or a "
-        f"class; train_split = {text(train[0])!r} takes it alone, split_column=None makes all of them classes"
+        f"path = {shown(str(path))}: {shown(text(train[0]))} lies beside {', '.join(some(map(text, beside)))}, so it may be a split or a "
+        f"class; train_split = {shown(text(train[0]))} takes it alone, split_column=None makes all of them classes"
     )
 
 

@@ -89,7 +89,7 @@ def load(
     for field, column in (("image", image), ("label", label)):
         if column is not None and column not in chosen.column_names:
             there = ", ".join(chosen.column_names)
-            raise Refused(f"{field} = {column!r} is no column of {id} ({split}); there are: {there}")
+            raise Refused(f"{field} = {shown(column)} is no column of {id} ({split}); there are: {there}")
     if not isinstance(chosen.features[image], datasets.Image):
         raise Refused(f"image = {shown(image)} of {id} holds {_kind(chosen.features[image])}, not images, one a row")
     about = {"left_out": {}, "images": {part: len(rows) for part, rows in list(every.items())[:20]}}
@@ -159,7 +159,7 @@ def _open(id, config, revision):
     except Exception as error:  # network, missing set, missing config, script, gate: each its own kind
         reason = " ".join(str(error).split())[:300]
         raise Refused(
-            f"hub: id = {id!r}, config = {config!r} cannot be loaded ({type(error).__name__}: {reason}); "
+            f"hub: id = {shown(id)}, config = {shown(config)} cannot be loaded ({type(error).__name__}: {reason}); "
             f"offline, use a set that this machine has loaded before, or data = 'folder'"
         ) from error
     finally:

@@ -16,7 +16,7 @@ import torch
 
 from mimlab import kinds
 from mimlab.data.augment import Augment, Jitter, Scale
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 
 Each = tuple[kinds.Share, kinds.Share, kinds.Share]  # first global, second global and local views
 LOCAL = 96 / 224  # side of a local view, in sides of a global one
@@ -49,15 +49,17 @@ class MultiCrop:
         patch: Annotated[int, (1, 4096)] = 1,
     ):
         if isinstance(local_crops, bool) or not isinstance(local_crops, int) or not 0 <= local_crops <= 100:
-            raise Refused(f"local_crops = {local_crops!r} is a number of views, from 0 to 100")
+            raise Refused(f"local_crops = {shown(local_crops)} is a number of views, from 0 to 100")
         for name, values in (("blur", blur), ("solarize", solarize)):
             if not isinstance(values, (tuple, list)) or len(values) != 3:
-                raise Refused(f"{name} = {values!r} should be three probabilities: first global, second global, local")
+                raise Refused(
+                    f"{name} = {shown(values)} should be three probabilities: first global, second global, local"
+                )
         if local_size is None:
             local_size = max(1, round(LOCAL * size / patch)) * patch
         elif isinstance(local_size, bool) or not isinstance(local_size, int) or local_size < 1 or local_size % patch:
             near = max(1, round(local_size / patch)) * patch if isinstance(local_size, (int, float)) else patch
-            raise Refused(f"local_size = {local_size!r} is no multiple of patch_size = {patch}; try {near}")
+            raise Refused(f"local_size = {shown(local_size)} is no multiple of patch_size = {patch}; try {near}")
         alike = {"flip": flip, "jitter": jitter, "jitter_p": jitter_p, "grey": grey}
         views = [
             Augment(side, scale=scale, blur=blurred, blur_side=size, solarize=solarized, **alike)

@@ -16,7 +16,7 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 
 NAMES = ("astronaut.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg", "retina.jpg")
 
@@ -46,6 +46,6 @@ def load(split):
     import datasets
 
     if split not in ("train", "test"):
-        raise Refused(f"photographs has no split {split!r}; there are: train, test (both are all photographs)")
+        raise Refused(f"photographs has no split {shown(split)}; there are: train, test (both are all photographs)")
     features = datasets.Features(image=datasets.Image())
     return datasets.Dataset.from_dict({"image": [str(file) for file in files()]}, features=features)

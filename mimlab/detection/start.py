@@ -2,7 +2,7 @@
 
 from mimlab import encoders
 from mimlab.detection.backbone import DIVISOR, any_size
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.looking.opened import open_model
 
 
@@ -43,7 +43,7 @@ def of_timm(name):
     path = place and try_to_load_from_cache(place if "/" in place else f"timm/{name}", "model.safetensors")
     if not isinstance(path, str):
         raise Refused(
-            f"init = {name!r}: its weights are not on this machine and nothing is downloaded here; get them with "
-            f"timm.create_model({name!r}, pretrained=True), or give a file of weights"
+            f"init = {shown(name)}: its weights are not on this machine and nothing is downloaded here; get them with "
+            f"timm.create_model({shown(name)}, pretrained=True), or give a file of weights"
         )
     return checkpoints.open(path).encoder()

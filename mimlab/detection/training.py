@@ -18,7 +18,7 @@ from mimlab.cores import threads
 from mimlab.detection import data, start
 from mimlab.detection.recipes import DROPS
 from mimlab.distributed import generator_for, mine, rank, world
-from mimlab.errors import Refused, reason
+from mimlab.errors import Refused, reason, shown
 from mimlab.parallel import counted
 from mimlab.progress import Bar, say
 from mimlab.run import Run, versions, write
@@ -127,11 +127,11 @@ def _train(cfg, run, report):
     pictures, test = (data.open(cfg.data, split, cfg.data_args) for split in ("train", "test"))
     if not len(pictures) or not len(test):
         raise Refused(
-            f"data = {cfg.data!r}: {len(pictures)} training and {len(test)} test images; there must be some of each"
+            f"data = {shown(cfg.data)}: {len(pictures)} training and {len(test)} test images; there must be some of each"
         )
     shared = test.shared(pictures)
     if shared == len(test):
-        raise Refused(f"data = {cfg.data!r}: all {shared} test images are also training images; test on others")
+        raise Refused(f"data = {shown(cfg.data)}: all {shared} test images are also training images; test on others")
     if shared:
         say(f"note: {shared} of {len(test)} test images are also training images, byte for byte")
     torch.manual_seed(cfg.seed)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.find import check_options, find, names
 from mimlab.layers import Normalise, patchify, weightless
 from mimlab.masks import visible_ids
@@ -68,7 +68,7 @@ def model_name(name, known):
         full = f"{name}_patch16_224"
     if not timm.is_model(full):
         raise Refused(
-            f"encoder = {name!r}: timm has no model called {full!r}; there are: {', '.join(known)}, or any timm name"
+            f"encoder = {shown(name)}: timm has no model called {shown(full)}; there are: {', '.join(known)}, or any timm name"
         )
     return full
 
@@ -103,7 +103,7 @@ def build(full, spec, drop_path):
         if "divisible" in str(error):
             raise Refused(f"encoder_args {spec} do not fit {full}: {error}; give dim and heads together") from None
         said = f"{type(error).__name__} {error}".strip()
-        raise Refused(f"encoder = {full!r} cannot be built by timm with {spec} ({said})") from None
+        raise Refused(f"encoder = {shown(full)} cannot be built by timm with {spec} ({said})") from None
     blocks.adopt(getattr(trunk, "blocks", ()))
     return trunk
 

@@ -113,7 +113,7 @@ def compare(made, patch):
         pairs |= tokens(made, images, wanted, "")
         kind = getattr(theirs.global_pool, "pool_type", theirs.global_pool)
         if kind and kind not in POOLS:
-            return f"it pools by {kind!r}, and there are: {', '.join(POOLS.values())}"
+            return f"it pools by {shown(kind)}, and there are: {', '.join(POOLS.values())}"
         if kind:
             pooled = theirs.forward_head(wanted, pre_logits=True)
             pairs["pooled features"] = made.features(images, POOLS[kind]), pooled

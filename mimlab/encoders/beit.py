@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from mimlab import blocks, kinds
 from mimlab.encoders import Encoder, build, sized
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.layers import sincos_2d
 
 KNOWN = {"beit_base": "beit_base_patch16_224", "beit_large": "beit_large_patch16_224"}
@@ -61,7 +61,7 @@ class Beit(Encoder):
 
         trunk = build(full, spec, drop_path)
         if not isinstance(trunk, Trunk):
-            raise Refused(f"encoder = {full!r} is no BEiT of timm's; use {', '.join(KNOWN)}")
+            raise Refused(f"encoder = {shown(full)} is no BEiT of timm's; use {', '.join(KNOWN)}")
         relative = spec["use_rel_pos_bias"] or spec["use_shared_rel_pos_bias"]
         super().__init__(
             trunk, {"model_name": full, **spec}, trunk.patch_embed.grid_size, patch, 1, not relative, normalise

@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from mimlab import kinds
 from mimlab.encoders import Encoder
 from mimlab.encoders.xcit import BatchNorm
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.layers import Normalise
 
 STRIDES = (32, 16, 8)  # what timm can build
@@ -43,7 +43,7 @@ def create(
     full = "resnet18" if name == "resnet" else name
     if not is_model(full):
         raise Refused(
-            f"encoder = {name!r}: timm has no model of this name; there are: resnet18, resnet34, resnet50, ..."
+            f"encoder = {shown(name)}: timm has no model of this name; there are: resnet18, resnet34, resnet50, ..."
         )
     stride = next((s for s in STRIDES if s <= 2 * patch), STRIDES[-1]) if output_stride is None else output_stride
     spec = {"num_classes": 0, "output_stride": stride}
@@ -64,11 +64,13 @@ def built(full, spec, image_size, patch, drop_path, normalise):
         trunk = create_model(full, drop_path_rate=drop_path, **spec)
     except Exception as error:  # other networks of such a name take other arguments
         raise Refused(
-            f"encoder = {full!r} cannot be built by timm with {spec} ({type(error).__name__}: {error}); use resnet18, "
+            f"encoder = {shown(full)} cannot be built by timm with {spec} ({type(error).__name__}: {error}); use resnet18, "
             "resnet34, resnet50 or resnet26d"
         ) from None
     if not isinstance(trunk, Trunk):
-        raise Refused(f"encoder = {full!r} is no plain ResNet of timm's; use resnet18, resnet34, resnet50 or resnet26d")
+        raise Refused(
+            f"encoder = {shown(full)} is no plain ResNet of timm's; use resnet18, resnet34, resnet50 or resnet26d"
+        )
     return ResNet(trunk, {"model_name": full, **spec}, image_size, patch, normalise)
 
 

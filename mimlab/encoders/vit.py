@@ -10,7 +10,7 @@ import torch
 
 from mimlab import blocks, kinds
 from mimlab.encoders import Encoder, build, sized
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.layers import sincos_2d
 
 KNOWN = {
@@ -61,7 +61,7 @@ class ViT(Encoder):
         trunk = build(full, spec, drop_path)
         if not isinstance(trunk, VisionTransformer) or trunk.pos_embed is None:
             raise Refused(
-                f"encoder = {full!r} is not a ViT with an absolute position table; use vit_tiny, vit_small, vit_base"
+                f"encoder = {shown(full)} is not a ViT with an absolute position table; use vit_tiny, vit_small, vit_base"
             )
         super().__init__(
             trunk,

@@ -30,7 +30,7 @@ from mimlab import kinds
 from mimlab.attention import pick
 from mimlab.distributed import gather, world
 from mimlab.encoders import Encoder, build, sized
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.masks import pixels
 
 KNOWN = {
@@ -78,7 +78,7 @@ def full_name(name):
         return {}
     if not timm.is_model(name):
         raise Refused(
-            f"encoder = {name!r}: timm has no model of this name; there are: xcit, {', '.join(KNOWN)}, "
+            f"encoder = {shown(name)}: timm has no model of this name; there are: xcit, {', '.join(KNOWN)}, "
             f"{', '.join(timm.list_models('xcit_*'))}"
         )
     return {name: name}

@@ -9,7 +9,7 @@ import numpy as np
 
 from mimlab import data
 from mimlab.data.cache import digest
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 
 
 def check(train, test):
@@ -32,7 +32,7 @@ def check(train, test):
         wrong = images.labels[(images.labels < 0) | (images.labels >= classes)]
         if len(wrong):
             raise Refused(
-                f"data = {images.name!r} ({images.split}): {len(wrong)} labels are outside 0 to {classes - 1}, such as "
+                f"data = {shown(images.name)} ({images.split}): {len(wrong)} labels are outside 0 to {classes - 1}, such as "
                 f"{int(wrong[0])}; there are {classes} classes"
             )
     return classes
@@ -71,7 +71,7 @@ def overlap(train, test):
     found = int(np.isin(hashes(test), hashes(train)).sum())
     if found == len(test):
         raise Refused(
-            f"data = {test.name!r}: all {found} images of {test.split} are also training images, so nothing would be tested; "
+            f"data = {shown(test.name)}: all {found} images of {test.split} are also training images, so nothing would be tested; "
             "use data with a split of its own"
         )
     return found

@@ -3,7 +3,7 @@
 import torch
 
 from mimlab.data.augment import Plain, resized_crops
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 
 CROP = 0.875  # 224 of 256 pixels: the test crop of DINO, MAE, BEiT and of SplitMask's table 9
 
@@ -17,7 +17,7 @@ class Centre:
 
     def __init__(self, size, crop=None):
         if crop is not None and not 0 < crop <= 1:
-            raise Refused(f"test_crop = {crop!r} is a share of the image's side, above 0 and at most 1")
+            raise Refused(f"test_crop = {shown(crop)} is a share of the image's side, above 0 and at most 1")
         self.size, self.crop = size, crop
 
     def __call__(self, images):

@@ -20,7 +20,7 @@ from torch import nn
 
 from mimlab import kinds
 from mimlab.distributed import generator_for
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.evals._augment import Views, order, policy, seeded
 from mimlab.evals._labels import check
 from mimlab.evals._recipes import RECIPES
@@ -39,7 +39,7 @@ class Classifier(nn.Module):
     def __init__(self, encoder, classes, pool="mean"):
         super().__init__()
         if pool not in ("mean", "cls"):
-            raise Refused(f"pool = {pool!r}; there are: mean, cls")
+            raise Refused(f"pool = {shown(pool)}; there are: mean, cls")
         if pool == "cls" and not encoder.has_cls:
             raise Refused("pool = 'cls': this encoder has no class token; use pool = 'mean'")
         self.encoder, self.pool = encoder, pool

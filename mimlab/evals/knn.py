@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import torch
 from torch.nn.functional import normalize
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.evals._cache import features
 from mimlab.evals._labels import check
 from mimlab.evals._result import ranked
@@ -97,8 +97,8 @@ def pooled(encoder, images, pool, **options):
 def _check(k, temperature, rows):
     """Refuse a k or a temperature that cannot work, before any features are computed."""
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise Refused(f"k = {k!r} is not a number of neighbours; use an integer from 1, such as 20")
+        raise Refused(f"k = {shown(k)} is not a number of neighbours; use an integer from 1, such as 20")
     if k > rows:
         raise Refused(f"k = {k} is more than the {rows} training images; use at most {rows}")
     if not temperature >= 0.012:
-        raise Refused(f"temperature = {temperature!r} overflows exp(1 / T); use at least 0.012, such as 0.07")
+        raise Refused(f"temperature = {shown(temperature)} overflows exp(1 / T); use at least 0.012, such as 0.07")

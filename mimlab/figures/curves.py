@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 from plotly.subplots import make_subplots
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.figures.style import COLOURS, TEMPLATE, empty, heading
 from mimlab.find import closest
 
@@ -152,11 +152,13 @@ def _title(text, metrics, ys, smooth):
 def _draw(figure, metrics, y, x, smooth, baseline, pixels, legend=True, **place):
     """Draw one quantity of all labels in a panel of so many pixels; returns whether anything was there."""
     if not 0 <= smooth < 1:
-        raise Refused(f"smooth = {smooth!r} is not in [0, 1); 0.9 averages about 10 rows")
+        raise Refused(f"smooth = {shown(smooth)} is not in [0, 1); 0.9 averages about 10 rows")
     known = {name for value in metrics.values() for rows in seeds(value) for row in rows for name in row}
     for name in (y, x):
         if known and name not in known:
-            raise Refused(f"no run has logged {name!r}{closest(name, known)}; there are: {', '.join(sorted(known))}")
+            raise Refused(
+                f"no run has logged {shown(name)}{closest(name, known)}; there are: {', '.join(sorted(known))}"
+            )
     most = max(100, min(MOST, ALL // (2 * sum(len(seeds(value)) for value in metrics.values()))))
     drawn, reach = 0, []
     for number, (label, value) in enumerate(metrics.items()):
@@ -185,10 +187,10 @@ def _guessed(figure, lines, reach, pixels, place):
         moved.append(top)
     for k in reversed(range(len(moved))):  # what has grown beyond the panel comes down again
         moved[k] = min(moved[k], pixels - LINE * (len(moved) - 1 - k))
-    for (name, at, number), mine, shown in zip(lines, own, moved, strict=True):
+    for (name, at, number), mine, height in zip(lines, own, moved, strict=True):
         colour = "#666666" if number is None else COLOURS[number % len(COLOURS)]
         said = {"text": f"{html.escape(name, quote=False)} ({at:.4g})", "font": {"size": 11, "color": "#444444"}}
-        said |= {"yshift": round(shown - mine), "bgcolor": "rgba(255,255,255,0.5)", "borderpad": 0}
+        said |= {"yshift": round(height - mine), "bgcolor": "rgba(255,255,255,0.5)", "borderpad": 0}
         dashed = {"color": colour, "width": 1.2, "dash": "dash"}
         figure.add_hline(y=at, line=dashed, annotation=said, annotation_position="top right", **place)
 

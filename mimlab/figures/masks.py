@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.figures.pictures import cells, colours, numpy, panels
 from mimlab.figures.style import COLOURS, SCALE, TEMPLATE, heading
 from mimlab.looking import statistics
@@ -24,7 +24,7 @@ def _masks(masks, grid):
     """The dict of masks as bool NumPy arrays (B, N), or Refused."""
     if not masks:
         raise Refused("masks: an empty dict shows nothing; give title -> bool (B, N)")
-    grids = {title: statistics.on_grid(mask, grid, f"masks[{title!r}]") for title, mask in masks.items()}
+    grids = {title: statistics.on_grid(mask, grid, f"masks[{shown(title)}]") for title, mask in masks.items()}
     return {title: found.reshape(len(found), -1) for title, found in grids.items()}
 
 
@@ -79,10 +79,12 @@ def filled(images, fills, about="", title="What the best linear prediction fills
     if not fills:
         raise Refused("fills: an empty dict shows nothing; give name -> images (B, 3, H, W)")
     original = colours(images)
-    found = {name: colours(fill, f"fills[{name!r}]") for name, fill in fills.items()}
+    found = {name: colours(fill, f"fills[{shown(name)}]") for name, fill in fills.items()}
     for name, fill in found.items():
         if fill.shape != original.shape:
-            raise Refused(f"fills[{name!r}]: {fill.shape[:3]} (B, H, W) differs from the images' {original.shape[:3]}")
+            raise Refused(
+                f"fills[{shown(name)}]: {fill.shape[:3]} (B, H, W) differs from the images' {original.shape[:3]}"
+            )
     return _beside(original, found, title, about)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from mimlab.encoders import Encoder
 from mimlab.encoders.xcit import XCiT
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 
 FUSIONS = {"mean": lambda w: w.mean(dim=-3), "max": lambda w: w.amax(dim=-3), "min": lambda w: w.amin(dim=-3)}
 
@@ -96,7 +96,7 @@ def rollout(attention, fuse="mean", discard=0.0, residual=True):
     first image); every image of the batch has its own.
     """
     if fuse not in FUSIONS:
-        raise Refused(f"fuse = {fuse!r}; there are: {', '.join(FUSIONS)}")
+        raise Refused(f"fuse = {shown(fuse)}; there are: {', '.join(FUSIONS)}")
     if not 0 <= discard < 1:
         raise Refused(f"discard = {discard} must be 0 or more and below 1")
     if discard and not residual:

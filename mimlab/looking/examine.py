@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from mimlab.distributed import generator_for
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.looking import features, geometry, probing
 from mimlab.looking.features import OUTPUT
 from mimlab.looking.opened import open_model
@@ -162,7 +162,7 @@ class Examined:
             raise Refused("there is no test split, which accuracies are of; use data that has one")
         if train.labels is None or test.labels is None:
             name = self.cfg.data or (self.model.run.settings.data if self.model.run else "photographs")
-            raise Refused(f"data = {name!r} has no labels, which accuracies need; use labelled data")
+            raise Refused(f"data = {shown(name)} has no labels, which accuracies need; use labelled data")
         if len(train.labels.unique()) < 2:
             raise Refused(f"samples = {self.cfg.samples}: all training images are of one class; use more samples")
         classes = 1 + int(max(train.labels.max(), test.labels.max()))

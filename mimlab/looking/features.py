@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 
 OUTPUT = "output"
 BATCH = 32  # images that go through an encoder together
@@ -24,7 +24,9 @@ def names(encoder):
 def check(encoder, layer=OUTPUT, pool="mean"):
     """Refuse a layer that there is not, and class tokens where there are none."""
     if layer not in names(encoder):
-        raise Refused(f"layer = {layer!r}: this encoder has layers 0 to {encoder.depth - 1}, and None for its output")
+        raise Refused(
+            f"layer = {shown(layer)}: this encoder has layers 0 to {encoder.depth - 1}, and None for its output"
+        )
     if pool == "cls" and not encoder.has_cls:
         raise Refused("pool = 'cls': this encoder has no class token; use pool = 'mean'")
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import normalize
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 
 PROJECTIONS = ("pca", "tsne", "umap")
 ROOM = 2**26  # bytes of similarities held at once
@@ -200,12 +200,12 @@ def collapse(features):
 def check_projection(how, count):
     """Refuse a projection that there is not, that is not installed, or that would take too long."""
     if how not in PROJECTIONS:
-        raise Refused(f"project = {how!r}; there are: {', '.join(PROJECTIONS)}")
+        raise Refused(f"project = {shown(how)}; there are: {', '.join(PROJECTIONS)}")
     package, install = {"pca": ("torch", ""), "tsne": ("sklearn", "scikit-learn"), "umap": ("umap", "mimlab[umap]")}[
         how
     ]
     if importlib.util.find_spec(package) is None:
-        raise Refused(f"project = {how!r} needs {install}: pip install {install}; or use project = 'pca'")
+        raise Refused(f"project = {shown(how)} needs {install}: pip install {install}; or use project = 'pca'")
     if how == "tsne" and count > MOST:
         raise Refused(f"samples = {count}: t-SNE takes minutes beyond {MOST:,} images; use fewer, or project = 'pca'")
 

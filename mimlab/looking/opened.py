@@ -11,7 +11,7 @@ from mimlab.checkpoints.formats import FORMATS
 from mimlab.data.augment import Plain
 from mimlab.distributed import generator_for
 from mimlab.encoders import Encoder
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.find import check_options
 from mimlab.methods import Method
 from mimlab.run import Run
@@ -84,13 +84,15 @@ def open_model(name, out="runs", *, step=None, load=None):
     load = dict(load or {})
     path = next((p for p in (Path(name), place(name)) if p.is_file()), None)
     if path is None and Path(name).suffix in SUFFIXES:
-        raise Refused(f"run = {name!r}: there is no such file")
+        raise Refused(f"run = {shown(name)}: there is no such file")
     if path is not None:
         if step is not None:
             raise Refused(f"step = {step}: {path.name} is one file of weights; only runs have checkpoints")
         return _file(path, load)
     if load:
-        raise Refused(f"load: {', '.join(load)} belong to files of weights; run = {name!r} has settings of its own")
+        raise Refused(
+            f"load: {', '.join(load)} belong to files of weights; run = {shown(name)} has settings of its own"
+        )
     run = Run.find(name, out)
     method = run.method(step)
     title = run.path.name if step is None else f"{run.path.name} at step {step}"

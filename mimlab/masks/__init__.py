@@ -45,7 +45,7 @@ def count(n, ratio):
     that would hide nothing or everything.
     """
     if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio < 1:
-        raise Refused(f"mask_ratio = {ratio!r} is not a share of patches between 0 and 1, such as 0.5")
+        raise Refused(f"mask_ratio = {shown(ratio)} is not a share of patches between 0 and 1, such as 0.5")
     hidden = n - math.floor(n * (1 - ratio) + 1e-9)
     if not 0 < hidden < n:
         raise Refused(
@@ -126,12 +126,12 @@ def score(strategy, images, grid, method=None, **given):
     look = find("masks", strategy).score
     check_options("mask_args", given, _functions(strategy), reserved=FILLED)
     if images is None:
-        raise Refused(f"mask = {_name(strategy)!r} looks at the images; give `images`, or `scores`")
+        raise Refused(f"mask = {shown(_name(strategy))} looks at the images; give `images`, or `scores`")
     told = {name: value for name, value in given.items() if name in options(look)}
     if not asks(strategy):
         found = look(images, grid, **told)
     elif method is None:
-        raise Refused(f"mask = {_name(strategy)!r} asks a model; give a run, or use it in pre-training")
+        raise Refused(f"mask = {shown(_name(strategy))} asks a model; give a run, or use it in pre-training")
     else:
         before = method.training
         method.eval()
@@ -139,7 +139,7 @@ def score(strategy, images, grid, method=None, **given):
             found = look(images, grid, method=method, **told)
         finally:
             method.train(before)
-    return _finite(found, len(images), grid, f"mask = {_name(strategy)!r} scored")
+    return _finite(found, len(images), grid, f"mask = {shown(_name(strategy))} scored")
 
 
 def ratio(
@@ -182,7 +182,7 @@ def check(strategy, grid, ratio, given):
 def _functions(strategy):
     module = find("masks", strategy)
     if not callable(getattr(module, "rank", None)):
-        raise Refused(f"mask = {_name(strategy)!r} has no function rank(batch, grid, generator, ...)")
+        raise Refused(f"mask = {shown(_name(strategy))} has no function rank(batch, grid, generator, ...)")
     return [module.rank] + ([module.score] if getattr(module, "score", None) else [])
 
 
@@ -191,12 +191,12 @@ def _ranked(strategy, batch, grid, hidden, generator, scores, given):
     functions = _functions(strategy)
     check_options("mask_args", given, functions, reserved=FILLED)
     if scores is None and looks(strategy):
-        raise Refused(f"mask = {_name(strategy)!r} looks at the images; give `images`, or `scores`")
+        raise Refused(f"mask = {shown(_name(strategy))} looks at the images; give `images`, or `scores`")
     rank = functions[0]
     known = options(rank)
     told = {name: value for name, value in given.items() if name in known}
     told |= {name: value for name, value in (("scores", scores), ("goal", hidden)) if name in known}
-    return _finite(rank(batch, grid, generator, **told), batch, grid, f"mask = {_name(strategy)!r} ranked")
+    return _finite(rank(batch, grid, generator, **told), batch, grid, f"mask = {shown(_name(strategy))} ranked")
 
 
 def _finite(found, batch, grid, who):

@@ -26,7 +26,7 @@ from typing import Annotated, Literal, get_args
 import numpy as np
 import torch
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.find import closest
 
 TRIES = 10  # per round, BEiT's and CAE's
@@ -64,7 +64,7 @@ def rank(
     height to width, or a pair. Refuses settings that no block can meet.
     """
     if goal is None and sampler in PATIENCE:
-        raise Refused(f"goal = None: sampler {sampler!r} needs the number of patches to hide; 'rank' does not")
+        raise Refused(f"goal = None: sampler {shown(sampler)} needs the number of patches to hide; 'rank' does not")
     n = grid[0] * grid[1]
     low, high = _sizes(n, n if sampler == "rank" else goal, sampler, min_block, max_block)
     if sampler == "rank":
@@ -95,7 +95,9 @@ def blocks(batch, grid, goal, generator, *, min_block, max_block=None, aspect=0.
     random, where CAE's own loop would never end. As there, `min_block` may exceed the goal.
     """
     if sampler not in PATIENCE:
-        raise Refused(f"sampler = {sampler!r} is no official one{closest(sampler, PATIENCE)}; there are: beit, cae")
+        raise Refused(
+            f"sampler = {shown(sampler)} is no official one{closest(sampler, PATIENCE)}; there are: beit, cae"
+        )
     counts, low = torch.full((batch,), goal), torch.full((batch,), min_block)
     given = (batch, grid, counts, generator, low, max_block or goal, _logs(aspect))
     return _exactly(*given) if sampler == "cae" else _place(*given, PATIENCE["beit"])
@@ -108,13 +110,13 @@ def _sizes(n, most, sampler, min_block, max_block):
     """
     known = get_args(Sampler)
     if sampler not in known:
-        raise Refused(f"sampler = {sampler!r} is unknown{closest(sampler, known)}; there are: {', '.join(known)}")
+        raise Refused(f"sampler = {shown(sampler)} is unknown{closest(sampler, known)}; there are: {', '.join(known)}")
     given = {"min_block": min_block, "max_block": max_block}
     for name, size in given.items():
         if isinstance(size, float) and 0 < size < 1:
             given[name] = max(1, round(size * n))
         elif size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise Refused(f"{name} = {size!r} is not a number of patches; use an integer from 1 to {most}")
+            raise Refused(f"{name} = {shown(size)} is not a number of patches; use an integer from 1 to {most}")
     low, high = given.values()
     if low is not None and low > most:
         raise Refused(f"min_block = {low} is more than the {most} patches to hide; use at most {most}")
@@ -130,7 +132,7 @@ def _logs(aspect):
     pair = (aspect, 1) if alone else aspect
     numbers = len(pair) == 2 and all(isinstance(x, (int, float)) for x in pair)
     if not (numbers and 0 < pair[0] <= pair[1] < math.inf):
-        raise Refused(f"aspect = {aspect!r} is not a ratio in (0, 1] or a pair of rising ratios, such as 0.3")
+        raise Refused(f"aspect = {shown(aspect)} is not a ratio in (0, 1] or a pair of rising ratios, such as 0.3")
     low, high = (math.log(x) for x in pair)
     return low, -low if alone else high
 

@@ -35,7 +35,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mimlab import encoders, kinds
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.find import closest
 from mimlab.layers import token_logs, unpatchify
 from mimlab.masks import hidden_ids, pixels
@@ -133,7 +133,9 @@ class CIM(Method):
             ("objective", objective, WEIGHTS), ("windows", windows, WINDOWS), ("loss", loss, LOSSES),
         ):  # fmt: skip
             if value not in known:
-                raise Refused(f"method_args: {name} = {value!r}{closest(value, known)}; there are: {', '.join(known)}")
+                raise Refused(
+                    f"method_args: {name} = {shown(value)}{closest(value, known)}; there are: {', '.join(known)}"
+                )
         self.size = (encoder.grid[0] * encoder.patch, encoder.grid[1] * encoder.patch)
         within("method_args: window", window, 2, min(self.size), " (the image's shorter side)")
         if generator_dim % generator_heads:

@@ -27,7 +27,7 @@ from torch.nn.functional import mse_loss
 
 from mimlab import kinds
 from mimlab.decoder import Decoder
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.find import closest
 from mimlab.layers import patchify, token_logs, unpatchify, xavier
 from mimlab.masks import hidden_ids, take, visible_ids
@@ -88,7 +88,7 @@ class MAE(Method):
         super().__init__(encoder, tokenizer)
         if target not in TARGETS:
             raise Refused(
-                f"method_args: target = {target!r}{closest(target, TARGETS)}; there are: {', '.join(TARGETS)}"
+                f"method_args: target = {shown(target)}{closest(target, TARGETS)}; there are: {', '.join(TARGETS)}"
             )
         if target == "tokens" and tokenizer is None:
             raise Refused("tokenizer = none: mae with target = tokens predicts tokens and needs one")

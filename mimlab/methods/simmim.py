@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mimlab import blocks
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.find import closest
 from mimlab.layers import patchify, truncated, unpatchify
 from mimlab.masks import hidden_ids, take
@@ -86,7 +86,9 @@ class SimMIM(Method):
             )
         for name, value, known in (("loss", loss, LOSSES), ("head", head, HEADS)):
             if value not in known:
-                raise Refused(f"method_args: {name} = {value!r}{closest(value, known)}; there are: {', '.join(known)}")
+                raise Refused(
+                    f"method_args: {name} = {shown(value)}{closest(value, known)}; there are: {', '.join(known)}"
+                )
         if coarser < 1 or encoder.patch % coarser:
             good = ", ".join(str(side) for side in range(1, encoder.patch + 1) if encoder.patch % side == 0)
             raise Refused(

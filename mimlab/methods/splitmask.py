@@ -32,7 +32,7 @@ from torch.nn.functional import cross_entropy, normalize
 from mimlab import kinds
 from mimlab.decoder import Decoder
 from mimlab.distributed import gather, rank, world
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.layers import token_logs, truncated
 from mimlab.masks import hidden_ids, visible_ids
 from mimlab.methods import Method, Output, decoded, judged
@@ -134,9 +134,9 @@ class SplitMask(Method):
                 "split + inpaint + match, split + inpaint, split + match, and inpaint alone (BEiT)"
             )
         if negatives not in ("other", "both"):
-            raise Refused(f"method_args: negatives = {negatives!r}; there are: other, both")
+            raise Refused(f"method_args: negatives = {shown(negatives)}; there are: other, both")
         if second not in ("equal", "rest"):
-            raise Refused(f"method_args: second = {second!r}; there are: equal, rest")
+            raise Refused(f"method_args: second = {shown(second)}; there are: equal, rest")
         if temperature <= 0:
             raise Refused(f"method_args: temperature = {temperature} must be above 0")
         if tokenizer is None:

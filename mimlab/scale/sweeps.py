@@ -7,7 +7,7 @@ import torch
 
 from mimlab.bench.ready import CLASSES
 from mimlab.config import Pretrain
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.layers import weightless
 from mimlab.scale import cluster, growth
 from mimlab.scale.step import cost, flops
@@ -41,7 +41,9 @@ class Sweeps:
         """Per image, against the share of patches that are seen."""
         masked = [name for name in self.cfg.chosen() if self.cfg.masked(name)]
         if not masked:
-            raise Refused(f"methods = {self.cfg.methods!r}: none of them hides patches, so there is no ratio to vary")
+            raise Refused(
+                f"methods = {shown(self.cfg.methods)}: none of them hides patches, so there is no ratio to vary"
+            )
         rows = self._rows("mask ratio", self.cfg.numbers("ratios", whole=False), "mask_ratio", masked)
         return self._per_image(rows) | {"x": "mask ratio", "title": "mask ratio", "logarithmic": False}
 
@@ -76,7 +78,7 @@ class Sweeps:
         """Images a second of the first method against the number of processes, each with one thread."""
         counts = self.cfg.numbers("processes")
         if len(counts) < 2:
-            raise Refused(f"processes = {self.cfg.processes!r}: two or more numbers show how it grows")
+            raise Refused(f"processes = {shown(self.cfg.processes)}: two or more numbers show how it grows")
         method, rows = self.cfg.chosen()[0], []
         for count in counts:
             rows.append({"method": method, "processes": count, "images/s": self._speed(method, count)})

@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 
 from mimlab import files, strict
 from mimlab.checkpoints import load, read_safetensors
-from mimlab.errors import Refused, reason
+from mimlab.errors import Refused, reason, shown
 from mimlab.find import check_options, find, options
 from mimlab.layers import patchify
 from mimlab.progress import say
@@ -28,7 +28,7 @@ def fitted(name, data, grid, image_size, vocab, patch, seed, **given):
 
     kind = getattr(find("tokenizers", name), "Tokenizer", None)
     if kind is None:
-        raise Refused(f"tokenizer = {name!r} has no class Tokenizer")
+        raise Refused(f"tokenizer = {shown(name)} has no class Tokenizer")
     check_options("tokenizer_args", given, kind)
     tokenizer = kind(vocab, patch, **given)
     if tokenizer.wants == "files":

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import torch
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.tokenizers import PatchTokenizer, highest
 
 
@@ -32,9 +32,9 @@ class Tokenizer(PatchTokenizer):
     ):
         super().__init__(vocab, patch, normalise=normalise, centre=centre)
         if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-            raise Refused(f"rounds = {rounds!r} is not a number of rounds; use an integer from 1, such as 20")
+            raise Refused(f"rounds = {shown(rounds)} is not a number of rounds; use an integer from 1, such as 20")
         if isinstance(samples, bool) or not isinstance(samples, int) or samples < vocab:
-            raise Refused(f"samples = {samples!r} must be an integer of at least the vocabulary, {vocab}")
+            raise Refused(f"samples = {shown(samples)} must be an integer of at least the vocabulary, {vocab}")
         self.rounds, self.samples = rounds, samples
 
     def wanted(self):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import torch
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.tokenizers import PatchTokenizer
 
 
@@ -29,7 +29,9 @@ class Tokenizer(PatchTokenizer):
     ):
         super().__init__(vocab, patch, normalise=normalise, centre=centre)
         if not high - low > 1e-3 * max(abs(low), abs(high)):
-            raise Refused(f"low = {low!r} is not below high = {high!r}; use for instance 0 and 1, or -1 and 1")
+            raise Refused(
+                f"low = {shown(low)} is not below high = {shown(high)}; use for instance 0 and 1, or -1 and 1"
+            )
         self.low, self.high = low, high
 
     def wanted(self):

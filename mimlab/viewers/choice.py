@@ -4,7 +4,7 @@ import functools
 
 import torch
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.run import Run
 from mimlab.settings import place, within
 from mimlab.viewers import sets
@@ -40,7 +40,7 @@ class Choice:
         if step == self.state["step"]:
             return False
         if step not in weights.steps:
-            raise Refused(f"step = {step!r} is no checkpoint of {weights.name}; there are: {weights.steps}")
+            raise Refused(f"step = {shown(step)} is no checkpoint of {weights.name}; there are: {weights.steps}")
         self.change(step=step)
         return True
 
@@ -77,7 +77,7 @@ class Choice:
         size, patch = state["image_size"], state["patch_size"]
         for name, value, low, high in (("image_size", size, 2, 4096), ("patch_size", patch, 1, size)):
             if isinstance(value, bool) or not isinstance(value, int):
-                raise Refused(f"{name} = {value!r} is not a whole number of pixels")
+                raise Refused(f"{name} = {shown(value)} is not a whole number of pixels")
             within(name, value, low, high)
         if size % patch:
             good = ", ".join(str(p) for p in range(2, size) if size % p == 0)

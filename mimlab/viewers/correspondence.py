@@ -14,7 +14,7 @@ import traitlets
 from PIL import Image
 from torch.nn.functional import interpolate, normalize
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.layers import lost
 from mimlab.viewers import embed, pictures
 from mimlab.viewers.latest import Latest
@@ -124,7 +124,7 @@ class Correspondence(ipywidgets.VBox):
 
         def work():
             if name not in self._layers:
-                raise Refused(f"layer = {name!r}; there are: {', '.join(self._layers)}")
+                raise Refused(f"layer = {shown(name)}; there are: {', '.join(self._layers)}")
             if name not in self._features:
                 self._features[name] = self._ask(self._layers[name])
             return packed(self._features[name], ROOM) | {"layer": name}

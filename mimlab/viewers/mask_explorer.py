@@ -12,7 +12,7 @@ import ipywidgets
 import torch
 
 from mimlab import masks, preset
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.find import check_options
 from mimlab.settings import plain
 from mimlab.viewers import embed, pictures, ranks, sets
@@ -210,7 +210,7 @@ class MaskExplorer(ipywidgets.VBox):
     def _preset(self, content):
         if callable(self._strategies[content["mask"]].given):
             raise Refused(
-                f"mask = {content['mask']!r} is a function of this notebook; put it into a module of yours first"
+                f"mask = {shown(content['mask'])} is a function of this notebook; put it into a module of yours first"
             )
         path = preset.save(content["path"], content["mask"], content["mask_ratio"], content["mask_args"])
         self._say(f"saved {path}", bad=False)
@@ -250,7 +250,7 @@ class MaskExplorer(ipywidgets.VBox):
     @panels.setter
     def panels(self, panels):
         if not isinstance(panels, (list, tuple)) or not 1 <= len(panels) <= PANELS:
-            raise Refused(f"panels = {panels!r} is not a list of 1 to {PANELS} dicts with mask, args and seed")
+            raise Refused(f"panels = {shown(panels)} is not a list of 1 to {PANELS} dicts with mask, args and seed")
         self.view.panels = [self._scene.check(panel) for panel in panels]
 
     @property

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mimlab.data.cache import Unreadable, decode
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.masks import pixels
 
 EXACT = 96  # px: images up to this side travel exactly, as PNG; larger ones as JPEG
@@ -52,7 +52,7 @@ def content(text):
             return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError):
         pass
-    raise Refused(f"picture = {str(text)[:40]!r} is no image; drop or paste a file such as a PNG or JPEG")
+    raise Refused(f"picture = {shown(str(text)[:40])} is no image; drop or paste a file such as a PNG or JPEG")
 
 
 def read(file, size, name="picture"):

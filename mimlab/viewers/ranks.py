@@ -16,7 +16,7 @@ import torch
 
 from mimlab import find, masks, strict
 from mimlab.distributed import generator_for
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.viewers.latest import line
 
 PERCENTS = range(101)  # the positions of a ratio slider
@@ -74,10 +74,10 @@ def named(strategies, chosen):
     found = {}
     for given in [*strategies, chosen]:
         if callable(given) and not hasattr(given, "__name__"):
-            raise Refused(f"strategies: {given!r} has no __name__ to go by; use a function")
+            raise Refused(f"strategies: {shown(given)} has no __name__ to go by; use a function")
         strategy = _strategy(given)
         if found.setdefault(strategy.name, strategy).given != given:
-            raise Refused(f"strategies: two are called {strategy.name!r}; give one of them another name")
+            raise Refused(f"strategies: two are called {shown(strategy.name)}; give one of them another name")
     return found
 
 

@@ -7,7 +7,7 @@ Letters: N patches, S pixels of a side.
 from functools import cached_property
 
 from mimlab import find, masks
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.viewers import pictures, ranks, seen
 from mimlab.viewers.latest import line
 
@@ -49,17 +49,17 @@ class Scene:
         try:
             name, args, seed = panel["mask"], panel.get("args") or {}, panel.get("seed", 0)
         except (TypeError, KeyError, AttributeError):
-            raise Refused(f"panels: {panel!r} is no dict with mask, args and seed") from None
+            raise Refused(f"panels: {shown(panel)} is no dict with mask, args and seed") from None
         name = name if isinstance(name, str) else getattr(name, "__name__", repr(name))
         if name not in self.strategies:
             there = ", ".join(self.strategies)
             raise Refused(
-                f"mask = {name!r} is not in the menu{find.closest(name, self.strategies)}; there are: {there}"
+                f"mask = {shown(name)} is not in the menu{find.closest(name, self.strategies)}; there are: {there}"
             )
         if not isinstance(args, dict):
-            raise Refused(f"mask_args = {args!r} is not a dict of options, such as {{}}")
+            raise Refused(f"mask_args = {shown(args)} is not a dict of options, such as {{}}")
         if isinstance(seed, bool) or not isinstance(seed, (int, float)) or not float(seed).is_integer():
-            raise Refused(f"seed = {seed!r} is not a whole number")
+            raise Refused(f"seed = {shown(seed)} is not a whole number")
         return {"mask": name, "args": ranks.plain(args), "seed": int(seed)}
 
     def usable(self, panel):

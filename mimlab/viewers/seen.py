@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 from mimlab.looking.reconstructions import psnr
 from mimlab.masks import pixels
 from mimlab.viewers import pictures
@@ -27,12 +27,12 @@ class Weights:
         self.run, self.note = run, ""
         self.steps = [*run.weights(), *(["final"] if run.finished else [])]
         if not self.steps:
-            raise Refused(f"run = {str(run.path)!r} has no weights yet; wait for its first checkpoint")
+            raise Refused(f"run = {shown(str(run.path))} has no weights yet; wait for its first checkpoint")
         self.method = lru_cache(maxsize=2)(self._method)  # two, to go back and forth between
 
     def _method(self, step):
         if step not in self.steps:
-            raise Refused(f"step = {step!r} is no checkpoint of {self.run.path.name}; there are: {self.steps}")
+            raise Refused(f"step = {shown(step)} is no checkpoint of {self.run.path.name}; there are: {self.steps}")
         return self.run.method(None if step == "final" else step)
 
     @property

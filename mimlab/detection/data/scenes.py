@@ -17,7 +17,7 @@ import torch
 from mimlab import kinds
 from mimlab.data import cache, emoji, photographs
 from mimlab.detection.data import SPLITS, annotated, rows
-from mimlab.errors import Refused
+from mimlab.errors import Refused, shown
 
 KEPT = 0.65  # of a photograph's longer side are for training
 OPAQUE = 128  # of 255
@@ -43,7 +43,7 @@ def open(
     the same in both splits (only photographs, sizes, angles and places are new in the test).
     """
     if split not in SPLITS:
-        raise Refused(f"split = {split!r}; scenes has train and test")
+        raise Refused(f"split = {shown(split)}; scenes has train and test")
     return Scenes(split, train if split == "train" else test, size, layout, classes, seed)
 
 
