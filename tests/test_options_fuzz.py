@@ -12,7 +12,7 @@ from mimlab.errors import Refused
 from mimlab.find import find, kinds_of, names
 from mimlab.methods import Method
 from tests import strange
-from tests.test_settings_fuzz import MOST, Hung, here  # noqa: F401
+from tests.test_settings_fuzz import MOST, Hung, here, unnamed  # noqa: F401
 
 VIT = {"dim": 24, "depth": 1, "heads": 2}
 BASE = {"encoder_args": VIT, "image_size": 32, "patch_size": 8, "vocab": 16, "batch_size": 8, "device": "cpu"}
@@ -67,8 +67,9 @@ def ask(part, option, value):
 
     signal.signal(signal.SIGPROF, hung)
     signal.setitimer(signal.ITIMER_PROF, MOST)
+    made = strange.values()[value]()
     try:
-        options = given.get(field, {}) | {option: strange.values()[value]()}
+        options = given.get(field, {}) | {option: made}
         if cls == "Tokens":
             options = {given["tokenizers"]: options}
         settings = getattr(config, cls).read(given | {field: options})
@@ -80,11 +81,7 @@ def ask(part, option, value):
         else:
             settings.resolved()
     except Refused as error:
-        said = str(error)
-        if "\n" in said or len(said) > 2500 or not said.isprintable():
-            return f"not one line: {said[:300]}"
-        if field not in said and option not in said:
-            return f"says neither where nor what: {said[:300]}"
+        return unnamed(str(error), option if option in str(error) else field, made)
     except Hung:
         return "hangs"
     except BaseException as error:
@@ -95,7 +92,7 @@ def ask(part, option, value):
 
 @pytest.mark.usefixtures("here")
 def test_a_sample_of_options_with_strange_values():
-    bad = {case: said for case in strange.sample(CASES, 250) if (said := ask(*case))}
+    bad = {case: said for case in strange.sample(CASES, 120) if (said := ask(*case))}
     assert not bad
 
 

@@ -77,12 +77,13 @@ class Detect(Settings):
         known = RECIPES[self.recipe]
         cfg = self.replace(**{name: known[name] for name in known if getattr(self, name) is None})
         for name, low, high in (
-            ("image_size", 16, 4096), ("long_side", cfg.image_size, 8192), ("channels", 1, 4096), ("hidden", 1, 65536),
+            ("image_size", 16, 4096), ("channels", 1, 4096), ("hidden", 1, 65536),
             ("regions", 1, 4096), ("proposals", 1, 10_000), ("anchor_scale", 1, 64), ("epochs", 1, 100_000), ("batch_size", 1, 4096),
             ("lr", 0, 10), ("warmup_steps", 0, 1_000_000), ("weight_decay", 0, 10), ("layer_decay", 0.01, 1), ("drop_path", 0, 0.9),
             ("clip", 0, 1e6), ("workers", 0, 256), ("evaluate_every", 0, 100_000), ("checkpoint_every", 0, 100_000), ("log_every", 1, 100_000),
         ):  # fmt: skip
             within(name, getattr(cfg, name), low, high)
+        within("long_side", cfg.long_side, cfg.image_size, 8192, ", the least being image_size")
         if cfg.patch_size not in PATCHES:
             raise Refused(f"patch_size = {cfg.patch_size}; the pyramid is for patches of 2, 4, 8 or 16 pixels")
         if cfg.head not in ("uper", "linear"):

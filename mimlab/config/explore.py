@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mimlab import preset
 from mimlab.errors import Refused, shown
-from mimlab.find import names
+from mimlab.find import find, names
 from mimlab.settings import Settings, check_seed, place, setting, within
 
 
@@ -47,7 +47,7 @@ class Explore(Settings):
         within("samples", cfg.samples, 2, 1_000_000)
         check_seed(self.seed)
         within("image_size", cfg.image_size, 2, 4096)
-        within("patch_size", cfg.patch_size, 1, cfg.image_size)
+        within("patch_size", cfg.patch_size, 1, cfg.image_size, ", which is image_size")
         if cfg.image_size % cfg.patch_size:
             good = [str(p) for p in range(2, cfg.image_size) if cfg.image_size % p == 0]
             raise Refused(
@@ -68,6 +68,11 @@ class Explore(Settings):
             found = [name for name in names("masks") if self.run or not masks.asks(name)]
         else:
             found = [name.strip() for name in self.strategies.split(",") if name.strip()]
+            for name in found:
+                try:
+                    find("masks", name)
+                except Refused as error:
+                    raise Refused(f"strategies: {error}") from None
         for name in (*found, self.mask):
             if masks.asks(name) and not self.run:
                 raise Refused(f"mask = {shown(name)} asks a model; give run = a run folder, or newest")

@@ -187,8 +187,8 @@ class Pretrain(Settings):
         parts = self.world * self.accumulate
         if self.batch_size % parts:
             raise Refused(
-                f"batch_size = {self.batch_size} cannot be shared by {self.world} processes in {self.accumulate} parts; "
-                f"use a multiple of {parts}"
+                f"batch_size = {self.batch_size} cannot be shared by {self.world} processes (processes = {self.processes}, nodes = {self.nodes}) in "
+                f"accumulate = {self.accumulate} parts; use a multiple of {parts}"
             )
         check_device(self.device, self.precision, self.processes)
         self.check_parallel()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mimlab.errors import Refused, shown
 from mimlab.find import closest, names
-from mimlab.settings import Settings, check_seed, place, setting, within
+from mimlab.settings import Settings, check_seed, number, place, setting, whole, within
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Scale(Settings):
 
     def resolved(self):
         """Every name, list and number checked; nothing is measured."""
+        from mimlab import masks
+
         check_seed(self.seed)
         for name in self.chosen():
             if name not in names("methods"):
@@ -53,13 +55,13 @@ class Scale(Settings):
             ("gpus", 1, 100_000, 1),
         ):  # fmt: skip
             self.numbers(name, low, high, least)
-        self.numbers("ratios", 0.01, 0.99, 2, whole=False)
+        self.numbers("ratios", 0.01, 0.99, 2, exact=False)
         for name in self.chosen():
-            for changes in ({}, *({"image_size": size} for size in self.numbers("sizes"))):
-                self.run(name, **changes)
-            if self.masked(name):
-                for ratio in self.numbers("ratios", whole=False):
-                    self.run(name, mask_ratio=ratio)
+            for size in {self.image_size, *self.numbers("sizes")}:
+                run = self.run(name, image_size=size)
+                if size == self.image_size and run.mask != "none":
+                    for ratio in self.numbers("ratios", exact=False):
+                        masks.check(run.mask, (size // self.patch_size,) * 2, ratio, run.mask_args)
         return self
 
     def chosen(self):
@@ -69,13 +71,13 @@ class Scale(Settings):
             raise Refused("methods = '' names none; give names such as 'mae, beit'")
         return found
 
-    def numbers(self, name, low=None, high=None, least=0, whole=True):
+    def numbers(self, name, low=None, high=None, least=0, exact=True):
         """A list of numbers in a text, ascending; `Refused` for what is none, outside the bounds, or fewer than `least`."""
         text = getattr(self, name)
         try:
-            found = sorted({int(part) if whole else float(part) for part in text.split(",") if part.strip()})
+            found = sorted({(whole if exact else number)(part) for part in text.split(",") if part.strip()})
         except ValueError:
-            what = "whole numbers" if whole else "numbers"
+            what = "whole numbers" if exact else "numbers"
             raise Refused(f"{name} = {shown(text)} should be {what} separated by commas") from None
         for value in found:
             if low is not None:

@@ -29,20 +29,21 @@ class Tokens(Settings):
     out: str = setting("runs", "the executed notebook goes into `out`/tokens")
 
     def resolved(self):
-        """Every name and option checked; reads the data to see that it has enough patches for the vocabularies."""
-        from mimlab import data
+        """Every name and option checked; the images are counted, to see that there are enough patches for the vocabularies."""
+        from mimlab import data, masks
 
         within("images", self.images, 1, 16)
         within("samples", self.samples, 2, 1_000_000)
         check_seed(self.seed)
         within("image_size", self.image_size, 2, 4096)
-        within("patch_size", self.patch_size, 1, self.image_size)
+        within("patch_size", self.patch_size, 1, self.image_size, ", which is image_size")
         within("vocab", self.vocab, 2, 1_000_000)
         if self.image_size % self.patch_size:
             good = [str(p) for p in range(2, self.image_size) if self.image_size % p == 0]
             raise Refused(
                 f"patch_size = {self.patch_size} does not divide image_size = {self.image_size}; try one of: {', '.join(good)}"
             )
+        masks.check_grid(self.image_size, self.patch_size)
         names = self.names()
         for name in self.tokenizer_args:
             if name not in names:
@@ -51,8 +52,10 @@ class Tokens(Settings):
                 )
         data.check(self.data, self.data_args)
         made = {name: self.made(name) for name in names}
-        found = data.open(self.data, "train", size=self.image_size, seed=self.seed, **self.data_args)
-        patches = len(found) * (self.image_size // self.patch_size) ** 2
+        each = (self.image_size // self.patch_size) ** 2
+        if all(tokenizer.vocab <= each for tokenizer in made.values()):  # one image is enough
+            return self
+        patches = data.count(self.data, "train", size=self.image_size, **self.data_args) * each
         for name, tokenizer in made.items():
             if tokenizer.vocab > patches and tokenizer.wanted():
                 raise Refused(
@@ -83,11 +86,14 @@ class Tokens(Settings):
         return min(8, self.patch_size)
 
     def made(self, name):
-        """The tokenizer `name` with its options and nothing fitted, its files checked."""
+        """The tokenizer `name` with its options, without numbers (`layers.weightless`), its files checked."""
+        from mimlab.layers import weightless
+
         kind = find("tokenizers", name).Tokenizer
         vocab, options = self.options(name)
         check_options(f"tokenizer_args: {name}", options, kind)
-        tokenizer = kind(vocab, self.token_patch, **options)
+        with weightless():
+            tokenizer = kind(vocab, self.token_patch, **options)
         tokenizer.ready()
         return tokenizer
 

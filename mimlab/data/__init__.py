@@ -110,6 +110,19 @@ def open(name, split="train", *, size, fraction=1.0, seed=0, **given):
     return Images(name, split, size, stored, rows, key)
 
 
+def count(name, split="train", *, size, **given):
+    """How many images `open` would have at most: of the cache where it is built, else those that are listed; none is decoded."""
+    from mimlab.data import cache
+    from mimlab.data._listed import listed
+
+    key, _, _, _, found = asked(name, split, size, given)
+    try:
+        stored = cache.stored(key, size)
+    except cache.Damaged:
+        stored = None
+    return len(listed(found.load())) if stored is None else len(stored.pixels)
+
+
 def asked(name, split, size, given):
     """What `open` is asked for: the key of its cache, the source's module and options, a dict of `SETTINGS`, and what `opened` gives.
 

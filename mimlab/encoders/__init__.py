@@ -31,7 +31,10 @@ def create(name, image_size, patch, **options):
             f"patch_size = {patch} does not divide image_size = {image_size}; try one of: "
             + ", ".join(str(p) for p in range(2, height) if height % p == 0 and width % p == 0)
         )
-    module = find("encoders", family(name))
+    try:
+        module = find("encoders", family(name))
+    except Refused as error:
+        raise Refused(f"encoder = {shown(name)}: {error}") from None
     check_options("encoder_args", options, module.create)
     if not module.__name__.startswith(f"{__name__}."):
         return module.create(name, (height, width), patch, **options)  # a user's own need not be timm's

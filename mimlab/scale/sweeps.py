@@ -44,7 +44,7 @@ class Sweeps:
             raise Refused(
                 f"methods = {shown(self.cfg.methods)}: none of them hides patches, so there is no ratio to vary"
             )
-        rows = self._rows("mask ratio", self.cfg.numbers("ratios", whole=False), "mask_ratio", masked)
+        rows = self._rows("mask ratio", self.cfg.numbers("ratios", exact=False), "mask_ratio", masked)
         return self._per_image(rows) | {"x": "mask ratio", "title": "mask ratio", "logarithmic": False}
 
     def batches(self):
