@@ -138,8 +138,8 @@ def resize_positions(table, old, new, prefix=1):
 
 
 def lost(*tensors):
-    """How many numbers of `tensors` are not finite, an int; asked of each tensor's device once."""
-    return sum(int((~torch.isfinite(x)).sum()) for x in tensors)
+    """How many numbers of `tensors` are not finite, an int; their device is waited for once."""
+    return int(sum((~torch.isfinite(x.detach())).sum() for x in tensors))
 
 
 def resampled(images, size, mode="bicubic"):

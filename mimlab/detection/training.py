@@ -19,6 +19,7 @@ from mimlab.detection import data, start
 from mimlab.detection.recipes import DROPS
 from mimlab.distributed import generator_for, mine, rank, world
 from mimlab.errors import Refused, reason, shown
+from mimlab.layers import lost
 from mimlab.parallel import counted
 from mimlab.progress import Bar, say
 from mimlab.run import Run, versions, write
@@ -234,7 +235,7 @@ def _train(cfg, run, report):
                 raise KeyboardInterrupt(f"stopped at step {done} of {steps}; start the same again to go on")
 
     trained = spent + time.perf_counter() - began
-    if not all(torch.isfinite(weight).all() for weight in plain.parameters()):
+    if lost(*plain.parameters()):
         raise FloatingPointError(
             f"training ended with weights that are not finite; a smaller lr than {cfg.lr} often helps"
         )

@@ -14,7 +14,7 @@ from mimlab.errors import Refused
 from mimlab.evals._labels import split
 from mimlab.evals._lars import LARS
 from mimlab.evals._result import ranked
-from mimlab.layers import schedule
+from mimlab.layers import lost, schedule
 from mimlab.settings import within
 
 FACTORS = (1, 4, 16, 64, 256)
@@ -100,7 +100,7 @@ def probe(make, train, labels, test, truth, *, lr, official, batch, seed, **reci
         layer, chosen = max(pairs, key=lambda pair: right[pair])  # the first of equals: the smallest rate
     pairs = [(one, chosen) for one in layers]
     found = _fitted(make, train, labels, torch.arange(len(labels)), pairs, batch, seed, recipe)
-    if not all(torch.isfinite(weight).all() for head in found.values() for weight in head.parameters()):
+    if lost(*(weight for head in found.values() for weight in head.parameters())):
         raise FloatingPointError(
             f"evaluation_args: lr = {chosen:g} ended with weights that are not finite; use a smaller lr"
         )

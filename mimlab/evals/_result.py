@@ -6,6 +6,8 @@ import statistics
 import numpy as np
 import torch
 
+from mimlab.layers import lost
+
 LEVEL = 0.95
 RESAMPLES = 1000
 
@@ -66,7 +68,7 @@ def ranked(scores, truth):
     are there of each one's top-1. `metric`: "top1"; `hits`: bool (Q,), numpy. Equal scores go to the lower class; with fewer
     than five classes "top5" counts all of them. Scores that are not finite are worth nothing: FloatingPointError.
     """
-    if not torch.isfinite(scores).all():
+    if lost(scores):
         raise FloatingPointError("what was trained gives scores that are not finite; try a smaller lr")
     first = scores.argsort(dim=1, descending=True, stable=True)[:, :5]  # (Q, 5)
     hit = (first == truth[:, None]).cpu()

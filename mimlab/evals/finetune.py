@@ -27,6 +27,7 @@ from mimlab.evals._recipes import RECIPES
 from mimlab.evals._result import ranked
 from mimlab.evals._views import Centre, side
 from mimlab.heap import kept
+from mimlab.layers import lost
 from mimlab.layers import schedule as rate_at
 
 
@@ -225,7 +226,7 @@ def fit(encoder, train, classes, told, pool, ema, seed, device):
             f"fine-tuning ended with loss = {float(history[-1])}; try a smaller lr than {told['lr']}"
         )
     trained = model if average is None else average.module
-    if not all(torch.isfinite(weight).all() for weight in trained.parameters()):
+    if lost(*trained.parameters()):
         raise FloatingPointError(
             f"fine-tuning ended with weights that are not finite; try a smaller lr than {told['lr']}"
         )

@@ -30,12 +30,13 @@ def precisions(gallery, labels, queries, truth, chunk=None):
         raise Refused(f"class {min(lost)} has test images but no training image, so nothing of it can be retrieved")
     gallery, averages, firsts = normalize(gallery.float(), dim=1), [], []
     size = chunk or max(1, ROOM // (16 * len(gallery)))  # similarities, their order and the hits
+    relevant = torch.bincount(labels.cpu())  # images of each class
     place = torch.arange(1, len(gallery) + 1, dtype=torch.float64)  # on the CPU: not every device has float64
     for rows, wanted in zip(queries.split(size), truth.split(size), strict=True):
         order = (normalize(rows.float(), dim=1) @ gallery.T).argsort(dim=1, descending=True, stable=True)
         hit = (labels[order] == wanted[:, None]).cpu()  # (chunk, M)
         precision = hit.cumsum(dim=1) / place
-        averages.append((precision * hit).sum(dim=1) / hit.sum(dim=1))
+        averages.append((precision * hit).sum(dim=1) / relevant[wanted.cpu()])
         firsts.append(hit.int().argmax(dim=1))
     return torch.cat(averages), torch.cat(firsts)
 

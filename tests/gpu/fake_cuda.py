@@ -2,6 +2,7 @@
 
     python fake_cuda.py --repo PATH_OF_A_CLONE                 # everything, some ten minutes on one core
     python fake_cuda.py --repo PATH --only train --methods mae splitmask --precisions bf16
+    python fake_cuda.py --repo PATH --only quick               # every method once, a precision each: what the default suite runs
     python fake_cuda.py --repo PATH --only fake                # torch's FakeTensorMode alone: no compiler, no CUDA build of torch
 
 Two ways, which agree: the null device (`null_device.py`), on which everything runs but the kernels, and FakeTensorMode with
@@ -108,24 +109,55 @@ def train(out, given):
             yield steps(out, f"{method} {precision}", given.most, method=method, precision=precision)
 
 
-def steps(out, what, most=None, **settings):
-    """A short run, and what the host waited for in its fifth and sixth step."""
+def quick(out, given):
+    """Every method once, the precisions in turn, then what viewers and a mask that looks ask of it."""
+    for at, method in enumerate(given.methods or names("methods")):
+        what = f"{method} {given.precisions[at % len(given.precisions)]}"
+        few = {"augment": {"local_crops": 2}} if method == "dino" else {}
+        few |= {"method": method, "precision": what.split()[1], "fraction": 0.25, "film": 1}
+        few |= {"encoder_args": TINY["encoder_args"] | {"depth": 1}}
+        yield steps(out, what, given.most, 4, **few)
+        yield f"asked {method}", tried(lambda what=what: asked(out / what.replace(" ", "-"))), []
+
+
+def asked(folder):
+    """What a trained method answers on the device."""
+    import torch
+
+    from mimlab import masks
+    from mimlab.run import Run
+
+    run = Run.open(str(folder))
+    cfg, method = run.settings, run.method().to("cuda").eval()
+    images = torch.zeros(2, 3, cfg.image_size, cfg.image_size, device="cuda")
+    with torch.no_grad():
+        method.encoder.attention(images, [0])
+        method.deployed(images)
+        if cfg.mask != "none":
+            mask = masks.sample(cfg.mask, 2, method.encoder.grid, cfg.mask_ratio, torch.Generator(), **cfg.mask_args)
+            method.judge(images, mask.to("cuda"))
+            method.reconstruct(images, mask.to("cuda"))
+
+
+def steps(out, what, most=None, updates=8, **settings):
+    """A short run, and what the host waited for in its steady steps: the two, of four updates the one, before the last two."""
     from mimlab import batches
 
-    plain, state = batches.Batches.__getitem__, {"asked": 0}
+    plain, state, count = batches.Batches.__getitem__, {"asked": 0}, 2 if updates > 4 else 1
 
     def counted(self, step):
         state["asked"] += 1
-        if state["asked"] == 5:
+        if state["asked"] == updates - 1 - count:
             state["block"] = listening()
             state["heard"] = state["block"].__enter__()
-        elif state["asked"] == 7:
+        elif state["asked"] == updates - 1:
             state.pop("block").__exit__(None, None, None)
         return plain(self, step)
 
     batches.Batches.__getitem__ = counted
+    settings = {"updates": str(updates), "film": 2, "run": what.replace(" ", "-")} | settings
     try:
-        error = tried(lambda: pretrained(out, updates="8", film=2, run=what.replace(" ", "-"), **settings))
+        error = tried(lambda: pretrained(out, **settings))
     finally:
         batches.Batches.__getitem__ = plain
         if "block" in state:
@@ -133,9 +165,9 @@ def steps(out, what, most=None, **settings):
     if error or "heard" not in state:
         return f"train {what}", error, []
     heard, most = state["heard"], WAITS.get(settings["method"], MOST) if most is None else most
-    waits = sum(heard.counts[k] for k in null_device.WAITS) / 2
-    notes = [f"{waits:g} waits, {(heard.counts['launch'] + heard.counts['blas']) / 2:g} launches a step"]
-    notes += [f"{n / 2:g} x {where[:130]}" for where, n in heard.waits.most_common()]
+    waits = sum(heard.counts[k] for k in null_device.WAITS) / count
+    notes = [f"{waits:g} waits, {(heard.counts['launch'] + heard.counts['blas']) / count:g} launches a step"]
+    notes += [f"{n / count:g} x {where[:130]}" for where, n in heard.waits.most_common()]
     return f"train {what}", f"{waits:g} waits a step, at most {most} are wanted" if waits > most else None, notes
 
 
@@ -303,7 +335,7 @@ def faked(name):
     return mode, asked
 
 
-CHECKS = {f.__name__: f for f in (fake, train, further, evaluate, detect, processes, demo)}
+CHECKS = {f.__name__: f for f in (fake, quick, train, further, evaluate, detect, processes, demo)}
 
 
 def main(arguments=None):
@@ -321,7 +353,7 @@ def main(arguments=None):
     with tempfile.TemporaryDirectory() as room:
         library = null_device.build(room) if set(given.only) - {"fake"} else None
         for name in given.only:  # a process each: what one leaves behind touches no other
-            env = os.environ | {"PYTHONPATH": str(root)}
+            env = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
             if name != "fake":
                 env = null_device.environment(library, root, 2 if name == "processes" else 1)
             words = ["--repo", str(root), "--inside", name, "--precisions", *given.precisions]

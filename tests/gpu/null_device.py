@@ -104,11 +104,15 @@ def build(folder):
 
 
 def environment(library, root, gpus=1):
-    """What a process needs to find the device and the clone at `root`. Among many processes nothing is made 0: they talk."""
-    folder, zeros = Path(library).parent, str(1 << 50) if gpus == 1 else "0"
+    """What a process needs to find the device and the clone at `root`.
+
+    Several processes read what the others sent, so what is read back is not made 0 there: each tensor gets fresh memory, which is.
+    """
+    folder, alone = Path(library).parent, gpus == 1
     path = os.pathsep.join([str(folder / "start"), str(root)])
     given = {"LD_PRELOAD": str(library), "LD_LIBRARY_PATH": str(folder), "PYTHONPATH": path}
-    given |= {"NULLCUDA_DEVICES": str(gpus), "NULLCUDA_ZEROS": zeros, "OMP_NUM_THREADS": "1"}
+    given |= {"NULLCUDA_DEVICES": str(gpus), "NULLCUDA_ZEROS": str(1 << 50) if alone else "0", "OMP_NUM_THREADS": "1"}
+    given |= {} if alone else {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     return os.environ | given
 
 
