@@ -2,7 +2,8 @@
 
 With `rows` a block gives the outputs of those tokens alone: queries, projection and MLP of the others are left out,
 their keys and values are not. The numbers are those of timm's own `forward`. Used for the last block before a loss that
-reads some patches, or CLS. `adopt` makes timm's blocks into these; what it does not know keeps timm's way.
+reads some patches, or CLS. `adopt` makes timm's blocks into these; what it does not know keeps timm's way. So does a block
+whose parts are no longer timm's own, are wrapped (LoRA), parametrised or seen by a hook: there each layer is called.
 """
 
 import copy
@@ -16,7 +17,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mimlab.attention import SHORT, apart, attend, pick, projected
-from mimlab.linear import linear, plain
+from mimlab.linear import exactly, linear, plain, watched
 from mimlab.mlp import feed, scaled
 
 
@@ -25,6 +26,8 @@ class Block(vision_transformer.Block):
 
     def forward(self, x, attn_mask=None, is_causal=False, rows=None):
         attn = self.attn
+        if not known(self):
+            return pick(super().forward(x, attn_mask, *([is_causal] if is_causal else [])), rows)
         normed = not (isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity))
         short = x.shape[1] <= SHORT and plain(x) and not normed and attn_mask is None
         if is_causal or (rows is None and not plain(x)):  # timm has had the argument since 1.0.26
@@ -46,6 +49,10 @@ class BeitBlock(beit.Block):
     """The block of a BEiT, likewise; a relative position bias that is trained takes few passes, on CPUs too."""
 
     def forward(self, x, shared_rel_pos_bias=None, rows=None):
+        if not known(self):
+            if not exactly(self.attn.qkv) or watched(self.attn.qkv):
+                self.attn.qkv_bias_separate = True  # else timm reads the weights in its place, too
+            return pick(super().forward(x, shared_rel_pos_bias), rows)
         attn, seen = self.attn, self.norm1(x)
         added = None if attn.q_bias is None else torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
         bias = shared_rel_pos_bias
@@ -66,22 +73,39 @@ class BeitBlock(beit.Block):
         return x + self.drop_path2(feed(self.mlp, self.norm2(x), self.gamma_2))
 
 
+ATTENTION = {Block: Attention, BeitBlock: beit.Attention}
+
+
+def known(block):
+    """Whether the block still is what was adopted, so that weights of its layers may be read. `Compiled` asks it before."""
+    if torch.compiler.is_compiling():
+        return True
+    attn = block.attn
+    return (
+        exactly(attn, ATTENTION[type(block)])
+        and exactly(attn.qkv)
+        and exactly(attn.proj)
+        and all(type(drop) is nn.Dropout and not drop.p for drop in (attn.attn_drop, attn.proj_drop))
+        and exactly(block.mlp, Mlp)
+        and exactly(block.mlp.fc1)
+        and exactly(block.mlp.fc2)
+        and not watched(block)
+    )
+
+
 def adopt(blocks):
     """Make those of timm's `blocks` that are plain ViT or BEiT blocks into ours; weights and names stay."""
-    kinds = {
-        vision_transformer.Block: (Block, Attention),
-        beit.Block: (BeitBlock, beit.Attention),
-    }
+    ours = {vision_transformer.Block: Block, beit.Block: BeitBlock}
     for block in blocks:
-        ours, attention = kinds.get(type(block), (None, None))
-        gated = getattr(block, "attn", None) is None or getattr(block.attn, "gate", None) is not None
-        if ours and not gated and type(block.attn) is attention and type(block.mlp) is Mlp:
-            block.__class__ = ours
+        kind = ours.get(type(block))
+        attn = getattr(block, "attn", None)
+        if kind and type(attn) is ATTENTION[kind] and getattr(attn, "gate", None) is None and type(block.mlp) is Mlp:
+            block.__class__ = kind
 
 
 def run(block, x, rows=None, **given):
     """`block` on x (B, T, D), at `rows` if given, whatever its class."""
-    if isinstance(block, (Block, BeitBlock)):
+    if isinstance(block, (Block, BeitBlock)) and not watched(block):  # a hook sees what timm's block gives
         return block(x, rows=rows, **given)
     return pick(block(x, **given), rows)
 
@@ -136,13 +160,15 @@ class Dropping(DropPath):
 
 
 class Compiled:
-    """`forward` of a block, compiled where gradients are made. `dynamic` is torch.compile's."""
+    """`forward` of a block, compiled where gradients are made and no hook looks. `dynamic` is torch.compile's."""
 
     def __init__(self, plain, dynamic):
         self.plain, self.dynamic, self.fast = plain, dynamic, torch.compile(plain, dynamic=dynamic)
 
     def __call__(self, x, *args, **given):
-        if not torch.is_grad_enabled():
+        block = self.plain.__self__
+        touched = not known(block) if isinstance(block, (Block, BeitBlock)) else watched(block)
+        if touched or not torch.is_grad_enabled():
             return self.plain(x, *args, **given)
         rows = given.get("rows")
         if self.dynamic is None and isinstance(rows, slice):  # its ends would be constants of the graph

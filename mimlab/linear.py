@@ -10,13 +10,39 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.modules import module as hooks
 
 
 def plain(x):
     """Whether `x` is trained on a CPU in one precision; elsewhere torch has a fused kernel."""
     return x.device.type == "cpu" and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()  # fmt: skip
+
+
+def exactly(layer, kind=nn.Linear):
+    """Whether `layer` is of torch's own class `kind`, none that wraps or replaces it, with weights of plain numbers.
+
+    Only such a layer's weights may be read in its place: adapters (LoRA), `torch.nn.utils.parametrize`, quantised weights
+    and another `forward` compute something else.
+    """
+    weights = [one for one in layer._parameters.values() if one is not None] if type(layer) is kind else ()
+    own = type(layer) is kind and "forward" not in vars(layer) and layer._compiled_call_impl is None
+    return own and all(type(one) in (nn.Parameter, torch.Tensor) for one in weights)
+
+
+def watched(module):
+    """Whether a hook would see `module` or a part of it: then each is called, as torch has promised it."""
+    return hooks._has_any_global_hook() or any(
+        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+        for part in module.modules()
+    )
+
+
+def untouched(layer, kind=nn.Linear):
+    """Whether its weights may be read in place of a call: `exactly` of the class, and not `watched`."""
+    return torch.compiler.is_compiling() or (exactly(layer, kind) and not watched(layer))
 
 
 @cache

@@ -6,27 +6,40 @@ trained, the layers are called one after another.
 """
 
 import torch
+from timm.layers import Mlp
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mimlab.linear import linear, plain, product
+from mimlab.linear import exactly, linear, plain, product, untouched, watched
 
 ROWS = 4096  # tokens at a time: with fewer, threads wait for each other more often
 
 
 def feed(mlp, x, gamma=None):
     """timm's `mlp` of x (B, T, D), times `gamma` (D,) if given."""
-    if plain(x) and simple(mlp):
+    if not simple(mlp):
+        return mlp(x) if gamma is None else gamma * mlp(x)
+    if plain(x):
         return Feed.apply(x, mlp.fc1.weight, mlp.fc1.bias, *scale(mlp.fc2, gamma))
     return mlp(x) if gamma is None else scaled(mlp.fc2, mlp.act(mlp.fc1(x)), gamma)
 
 
 def simple(mlp):
-    """Whether it is two linear layers with biases and an exact GELU between them, and drops nothing."""
-    gelu = isinstance(mlp.act, nn.GELU) and mlp.act.approximate == "none"
-    dropped = mlp.drop1.p or mlp.drop2.p
-    return gelu and isinstance(mlp.norm, nn.Identity) and not dropped and None not in (mlp.fc1.bias, mlp.fc2.bias)
+    """Whether it is timm's own, two linear layers with biases and an exact GELU between them, drops nothing, and no hook sees it."""
+    if torch.compiler.is_compiling():
+        return type(mlp.act) is nn.GELU
+    return (
+        exactly(mlp, Mlp)
+        and exactly(mlp.fc1)
+        and exactly(mlp.fc2)
+        and None not in (mlp.fc1.bias, mlp.fc2.bias)
+        and exactly(mlp.act, nn.GELU)
+        and mlp.act.approximate == "none"
+        and type(mlp.norm) is nn.Identity
+        and all(type(drop) is nn.Dropout and not drop.p for drop in (mlp.drop1, mlp.drop2))
+        and not watched(mlp)
+    )
 
 
 def scale(linear, gamma):
@@ -37,8 +50,10 @@ def scale(linear, gamma):
 def scaled(layer, x, gamma):
     """`gamma` (D,) times `layer(x)`; in one precision the weights are scaled, which are fewer than the outputs."""
     if gamma is None:
-        return linear(x, layer.weight, layer.bias)
-    if torch.is_autocast_enabled(x.device.type):  # a small gamma would take the weights below half precision
+        return linear(x, layer.weight, layer.bias) if untouched(layer) else layer(x)
+    if torch.is_autocast_enabled(x.device.type) or not untouched(
+        layer
+    ):  # a small gamma would take the weights below half precision
         return gamma * layer(x)
     return linear(x, *scale(layer, gamma))
 

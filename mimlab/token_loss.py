@@ -1,9 +1,10 @@
 """Cross-entropy of a linear layer over a vocabulary, in pieces: no more than some thousand logits a row are ever held."""
 
 import torch
+import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from mimlab.linear import product
+from mimlab.linear import product, untouched
 
 ROOM = 1 << 22  # logits held at a time, 16 MiB: 512 patches at a vocabulary of 8,192
 
@@ -15,6 +16,11 @@ def token_loss(head, x, targets, look=None):
     are made while a piece is at hand, so that memory does not grow with M * K. `look(logits, rows)` sees each piece, float
     (m, K), and which rows it is of, a slice.
     """
+    if not untouched(head):  # wrapped, or seen by a hook: called, with all logits at once
+        logits = head(x).float()
+        if look is not None:
+            look(logits.detach(), slice(0, len(x)))
+        return F.cross_entropy(logits, targets), (logits.argmax(dim=1) == targets).float().mean()
     kind = x.device.type
     half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     return TokenLoss.apply(x, head.weight, head.bias, targets, half, torch.is_grad_enabled(), look)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from mimlab.errors import Refused, shown
 from mimlab.find import check_options, find, names
 from mimlab.layers import Normalise, patchify, weightless
+from mimlab.linear import untouched
 from mimlab.masks import visible_ids
 
 POOLS = ("mean", "cls")
@@ -234,7 +235,9 @@ class Encoder(nn.Module):
         drops may have k * B rows: k looks at the same images, one after another.
         """
         front, table = self.positions_at(self.cells(images))
-        x = patchify(images, self.patch)  # (B, N, 3 * patch * patch)
+        projection = getattr(self.trunk.patch_embed, "proj", None)
+        plain = untouched(self.trunk.patch_embed, type(self.trunk.patch_embed)) and untouched(projection, nn.Conv2d)
+        x = patchify(images, self.patch) if plain else self.called(images)  # (B, N, 3 * patch * patch), or (B, N, D)
         ids = None
         if mask is not None and fill is None:
             if not self.can_drop:
@@ -245,9 +248,8 @@ class Encoder(nn.Module):
             ids = visible_ids(mask, int((~mask[0]).sum()) if visible is None else visible)
             first = torch.arange(len(ids), device=x.device)[:, None] % len(x) * x.shape[1]  # each image's first patch
             x = F.embedding(ids + first, x.flatten(0, 1))  # only visible patches are embedded
-        x = self.normalise.patches(x)
-        projection = self.trunk.patch_embed.proj
-        x = F.linear(x, projection.weight.flatten(1), projection.bias)  # (B, n, D)
+        if plain:
+            x = F.linear(self.normalise.patches(x), projection.weight.flatten(1), projection.bias)  # (B, n, D)
         if fill is not None:
             x = torch.where(mask[..., None], fill.to(x.dtype), x)  # before the position, as BEiT
         if table is not None:
@@ -256,6 +258,13 @@ class Encoder(nn.Module):
             first = self.prefix_tokens() if front is None else self.prefix_tokens() + front
             x = torch.cat([first.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
         return self.before_blocks(x)
+
+    def called(self, images):
+        """Embedded patches (B, N, D) by timm's own layers, which are wrapped or seen by hooks: hidden patches too."""
+        embedding, x = self.trunk.patch_embed, self.normalise(images)
+        if self.cells(images) == self.grid:
+            return embedding(x)
+        return embedding.norm(embedding.proj(x).flatten(2).transpose(1, 2))
 
     def tokens(self, images, mask=None, visible=None, fill=None, rows=None):
         """Tokens after the last block and before the final norm: all, (B, prefix + n, D), or those at `rows`."""

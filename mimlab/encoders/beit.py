@@ -9,7 +9,6 @@ Source: unilm/beit, modeling_pretrain.py and modeling_finetune.py; Atten4Vis/CAE
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 
 from mimlab import blocks, kinds
 from mimlab.encoders import Encoder, build, sized
@@ -103,7 +102,7 @@ class Beit(Encoder):
     def attention_logits(self, index, x, shared):
         block = self.trunk.blocks[index]
         attn = block.attn
-        qkv = F.linear(block.norm1(x), attn.qkv.weight, torch.cat([attn.q_bias, attn.k_bias, attn.v_bias]))
+        qkv = attn.qkv(block.norm1(x)) + torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
         b, t, _ = x.shape
         q, k, _ = qkv.reshape(b, t, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
         logits = q @ k.transpose(-2, -1) * attn.scale
