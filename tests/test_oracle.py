@@ -1,10 +1,15 @@
 """No stored number is left unasked: every case of the oracle folder belongs to a test, and every array of it is one that they name."""
 
 import ast
+import json
+import os
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 from oracle_cases import cases, folder
 
 HERE = Path(__file__).parent
@@ -60,3 +65,19 @@ def test_every_array_is_spoken_of_by_the_tests_that_ask_for_its_case():
         if left:
             unspoken[path.stem] = left
     assert unspoken == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(path.stem for path in folder().glob("*.json")))
+def test_a_number_that_is_changed_is_noticed(name):
+    """Each stored number in turn is changed, and a test that asks for the case must fail."""
+    done = subprocess.run(
+        [sys.executable, str(HERE / "oracle_mutations.py"), name],
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    unnoticed = json.loads(done.stdout.splitlines()[-1])[name]
+    assert [key for key in unnoticed if not key.startswith(UNASKED)] == []
