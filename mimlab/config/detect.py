@@ -31,7 +31,7 @@ class Detect(Settings):
     )
     image_size: int | None = setting(None, "pixels of the shorter side; None: the recipe's, here and below")
     long_side: int | None = setting(None, "pixels that the longer side has at most")
-    multi_scale: bool | None = setting(None, "train on shorter sides from 60 % to 100 %")
+    multi_scale: bool | None = setting(None, "train on shorter sides from 60 % to 100 %; detect: and on cut-outs")
     channels: int | None = setting(None, "of the feature pyramid and the heads")
     hidden: int | None = setting(None, "detect: width of the box head")
     regions: int | None = setting(None, "detect: regions an image that the heads train on")

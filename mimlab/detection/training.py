@@ -33,8 +33,8 @@ WARMUP = 0.001  # of the learning rate, in the first step
 class Batches(Dataset):
     """Item `step`: images, float (3, H, W) in [0, 1] each, and their targets; a pure function of (seed, step)."""
 
-    def __init__(self, pictures, target, cfg):
-        self.pictures, self.target = pictures, target
+    def __init__(self, pictures, target, cfg, augmented):
+        self.pictures, self.target, self.cfg, self.augmented = pictures, target, cfg, augmented
         self.seed, self.batch_size = cfg.seed, cfg.batch_size
         self.each = math.ceil(len(pictures) / cfg.batch_size)  # the last batch of an epoch may be smaller
         self.place = rank(), world()  # asked here: a loader's worker belongs to no process group unless it was forked
@@ -48,7 +48,8 @@ class Batches(Dataset):
         some = []
         for row, mirror in zip(rows[here].tolist(), mirrored[here].tolist(), strict=True):
             picture = self.pictures.item(row)
-            some.append(picture.flipped() if mirror else picture)
+            picture = picture.flipped() if mirror else picture
+            some.append(self.augmented(picture, self.cfg, generator_for(self.seed, step, f"cut {row}")))
         return [picture.image.float() / 255 for picture in some], [self.target(picture) for picture in some]
 
 
@@ -58,10 +59,10 @@ def learning_rate(step, steps, warmup, peak):
     return peak * warm * 0.1 ** sum(step >= round(share * steps) for share in DROPS)
 
 
-def groups(model, weight_decay, layer_decay):
+def groups(model, weight_decay, layer_decay, spared):
     """AdamW groups of the trainable parameters, with `scale`, the factor of the learning rate.
 
-    Norms, biases and positions are not decayed. The encoder's block i of L has scale layer_decay^(L - i), the embedding
+    Those for which `spared(name, parameter)`, the task's, is true are not decayed. The encoder's block i of L has scale layer_decay^(L - i), the embedding
     layer_decay^(L + 1), all else 1 (BEiT, semantic_segmentation, LayerDecayOptimizerConstructor).
     """
     depth, found = model.backbone.encoder.depth, {}
@@ -69,11 +70,10 @@ def groups(model, weight_decay, layer_decay):
         if not parameter.requires_grad:
             continue
         short = name.removeprefix("backbone.encoder.trunk.")
-        bare = parameter.ndim <= 1 or short.split(".")[-1] in ("pos_embed", "cls_token", "relative_position_bias_table")
         below = 0
         if short != name:
             below = depth - int(short.split(".")[1]) if short.startswith("blocks.") else depth + 1
-        key = (layer_decay**below, 0.0 if bare else weight_decay)
+        key = (layer_decay**below, 0.0 if spared(name, parameter) else weight_decay)
         group = found.setdefault(key, {"scale": key[0], "weight_decay": key[1], "params": []})
         group["params"].append(parameter)
     return list(found.values())
@@ -144,11 +144,11 @@ def _train(cfg, run, report):
     if (done := result(run.path, cfg.task)) is not None:
         return done
 
-    batches = Batches(pictures, task.target, cfg)
+    batches = Batches(pictures, task.target, cfg, task.augmented)
     steps = cfg.epochs * batches.each
     warmup = min(cfg.warmup_steps, steps // 10)
     optimiser = torch.optim.AdamW(
-        groups(plain, cfg.weight_decay, cfg.layer_decay), lr=cfg.lr, fused=device.type in ("cpu", "cuda")
+        groups(plain, cfg.weight_decay, cfg.layer_decay, task.spared), lr=cfg.lr, fused=device.type in ("cpu", "cuda")
     )
     model, optimiser = accelerator.prepare(plain, optimiser)
     first, spent = 0, 0.0

@@ -1,4 +1,4 @@
-"""Segmentation as a task of `detection.training.train`: `build`, `target`, `evaluate`."""
+"""Segmentation as a task of `detection.training.train`: `build`, `spared`, `augmented`, `target`, `evaluate`."""
 
 import torch
 
@@ -18,6 +18,17 @@ def build(encoder, classes, cfg):
     """The segmenter for names `classes` and resolved `Detect` settings."""
     sides = [round(share * cfg.image_size) for share in SCALES] if cfg.multi_scale else [cfg.image_size]
     return Segmenter(encoder, len(classes), cfg.head, channels=cfg.channels, sides=sides, long_side=cfg.long_side)
+
+
+def spared(name, parameter):
+    """Whether a parameter is not decayed: norms, biases, positions and class tokens (BEiT, semantic_segmentation), relative tables too."""
+    last = name.split(".")[-1]
+    return parameter.ndim <= 1 or last in ("pos_embed", "cls_token", "relative_position_bias_table")
+
+
+def augmented(picture, cfg, generator):
+    """The `Picture` as it is: what `multi_scale` does is done by the model."""
+    return picture
 
 
 def target(picture):

@@ -12,6 +12,7 @@ from mimlab.detection import data, metrics, start, task, training
 from mimlab.detection.training import groups, learning_rate, train
 from mimlab.encoders import create
 from mimlab.errors import Refused
+from mimlab.segmentation import task as segmentation
 
 TINY = {
     "encoder_args": {"dim": 16, "depth": 2, "heads": 2},
@@ -126,19 +127,79 @@ def test_the_schedule_is_the_papers():
 def test_layer_decay_and_what_is_not_decayed():
     cfg = Detect(**TINY).resolved()
     model = task.build(start.encoder(cfg)[0], ["a"], cfg)
-    found = groups(model, 0.05, 0.5)
+    found = groups(model, 0.05, 0.5, task.spared)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     where = {names[id(p)]: (g["scale"], g["weight_decay"]) for g in found for p in g["params"]}
     trunk = "backbone.encoder.trunk."
     assert where[f"{trunk}patch_embed.proj.weight"] == (0.125, 0.05)
-    assert where[f"{trunk}cls_token"] == (0.125, 0) and where[f"{trunk}blocks.0.norm1.weight"] == (0.25, 0)
+    assert where[f"{trunk}cls_token"] == (0.125, 0.05) and where[f"{trunk}blocks.0.norm1.weight"] == (0.25, 0)
     assert where[f"{trunk}blocks.0.mlp.fc1.weight"] == (0.25, 0.05) and where[f"{trunk}blocks.1.mlp.fc1.weight"] == (
         0.5,
         0.05,
     )
-    assert where["backbone.neck.fpn1.0.weight"] == (1, 0.05) and where["roi_heads.box_head.fc6.bias"] == (1, 0)
+    assert where["backbone.neck.fpn1.0.weight"] == (1, 0.05) and where["roi_heads.box_head.fc6.bias"] == (1, 0.05)
     assert f"{trunk}pos_embed" not in where and f"{trunk}norm.weight" not in where
     assert sum(len(g["params"]) for g in found) == sum(p.requires_grad for p in model.parameters())
+
+
+def test_what_segmentation_spares_are_beits_biases_too():
+    linear = torch.nn.Linear(2, 2)
+    assert segmentation.spared("head.bias", linear.bias) and not segmentation.spared("head.weight", linear.weight)
+    for name in ("pos_embed", "cls_token", "blocks.0.attn.relative_position_bias_table"):
+        assert segmentation.spared(f"backbone.encoder.trunk.{name}", linear.weight)
+    assert not task.spared("head.bias", linear.bias) and task.spared("trunk.norm.bias", linear.bias)
+
+
+def cuts(count, high, wide, long_side=1333):
+    """Cut-outs by the paper's recipe of one picture with an object in the middle, of what is not left whole."""
+    cfg = Detect(recipe="paper", long_side=long_side).resolved()
+    image = torch.zeros(3, high, wide, dtype=torch.uint8)
+    mask = torch.zeros(1, high, wide, dtype=torch.uint8)
+    top, left = high // 4, wide // 4
+    mask[:, top : 3 * top, left : 3 * left], image[:, top : 3 * top, left : 3 * left] = 1, 200
+    picture = data.annotated([[left, top, 3 * left, 3 * top]], [1], mask, image)
+    found = [task.augmented(picture, cfg, torch.Generator().manual_seed(seed)) for seed in range(count)]
+    return picture, [one for one in found if one is not picture]
+
+
+def test_half_of_the_papers_images_are_cut_out():
+    picture, found = cuts(24, 480, 640)
+    assert 5 <= len(found) <= 19
+    for one in found:
+        high, wide = one.image.shape[1:]
+        assert 384 <= high <= 600 and 384 <= wide <= 600
+        inside = one.masks[0].nonzero()
+        (left, top), (right, bottom) = one.boxes[0, :2], one.boxes[0, 2:]
+        assert abs(inside[:, 1].min() - left) <= 1 and abs(inside[:, 1].max() + 1 - right) <= 1
+        assert abs(inside[:, 0].min() - top) <= 1 and abs(inside[:, 0].max() + 1 - bottom) <= 1
+        assert ((one.image[0] > 100) == one.masks[0].bool()).float().mean() > 0.98
+    assert len({tuple(one.image.shape) for one in found}) > len(found) // 2
+    assert Detect(recipe="small").resolved().multi_scale is False
+    assert task.augmented(picture, Detect(recipe="small").resolved(), torch.Generator()) is picture
+
+
+def test_long_pictures_are_cut_within_their_own_sides_and_objects_outside_are_left_out():
+    _, found = cuts(24, 100, 1500, long_side=1000)  # the shorter side ends at 67, below the least side of a cut
+    for one in found:
+        high, wide = one.image.shape[1:]
+        assert high == 67 and 384 <= wide <= 600 and len(one.boxes) == len(one.masks) == len(one.labels) <= 1
+    picture = data.annotated([[0, 0, 2, 2], [6, 6, 8, 8]], [1, 2], torch.ones(2, 8, 8), torch.ones(3, 8, 8).byte())
+    part = picture.cut(1, 1, 4, 6)
+    assert part.boxes.tolist() == [[0, 0, 1, 1]] and part.labels.tolist() == [1] and part.masks.shape == (1, 4, 6)
+    empty = picture.cut(3, 3, 2, 2)
+    assert len(empty.boxes) == 0 and empty.target()["masks"].shape == (0, 2, 2)
+    assert empty.resized(4, 100).masks.shape == (0, 4, 4)
+
+
+def test_it_trains_on_cut_outs_and_the_same_ones_each_time(tmp_path):
+    cfg = Detect(out=str(tmp_path), multi_scale=True, **TINY | {"epochs": 1}).resolved()
+    batches = [
+        training.Batches(data.open(cfg.data, "train", cfg.data_args), task.target, cfg, task.augmented)
+        for _ in range(2)
+    ]
+    shapes = [[tuple(image.shape) for step in range(6) for image in one[step][0]] for one in batches]
+    assert shapes[0] == shapes[1] and len(set(shapes[0])) > 1
+    assert train(cfg)["steps"] == 3
 
 
 def test_starts(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from mimlab.find import check_options, find
 
@@ -36,6 +37,38 @@ class Picture(NamedTuple):
         boxes, width = self.boxes.clone(), self.image.shape[2]
         boxes[:, [0, 2]] = width - self.boxes[:, [2, 0]]
         return self._replace(image=self.image.flip(2), boxes=boxes, masks=self.masks.flip(2))
+
+    def resized(self, side, longest):
+        """The picture with its shorter side at `side` pixels, the longer at most at `longest`; masks by their nearest pixel."""
+        high, wide = self.image.shape[1:]
+        share = min(side / min(high, wide), longest / max(high, wide))
+        size = [max(1, round(share * one)) for one in (high, wide)]
+        image = interpolate(self.image[None].float(), size, mode="bilinear", align_corners=False)[0]
+        masks = self.masks.new_zeros(len(self.masks), *size)
+        if len(masks):
+            masks = interpolate(self.masks[None].float(), size, mode="nearest")[0].to(torch.uint8)
+        each = torch.tensor([size[1] / wide, size[0] / high])
+        return self._replace(
+            image=image.round().to(torch.uint8),
+            boxes=self.boxes * each.repeat(2),
+            masks=masks,
+            areas=self.areas * each.prod(),
+        )
+
+    def cut(self, top, left, high, wide):
+        """A rectangle of the picture, in pixels; boxes are cut off at its edges, and objects outside of it are left out."""
+        boxes = self.boxes - torch.tensor([left, top, left, top])
+        boxes = torch.minimum(boxes.clamp(min=0), torch.tensor([wide, high, wide, high]))
+        kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        rows, columns = slice(top, top + high), slice(left, left + wide)
+        return Picture(
+            self.image[:, rows, columns],
+            boxes[kept],
+            self.labels[kept],
+            self.masks[kept][:, rows, columns],
+            self.areas[kept],
+            self.crowd[kept],
+        )
 
     def target(self):
         """What torchvision's detectors train on: a dict without crowds and without boxes that have no area."""
