@@ -26,6 +26,7 @@ def side_by_side(results, cfg):
                 "chance": found["chance"],
                 "most frequent class": found.get("majority"),
                 "balanced": found.get("balanced"),
+                "solved regression": found.get("solved"),
                 "seeds": len(found["values"]),
                 "labels": found["train_images"],
                 "test images": found["test_images"],

@@ -21,11 +21,27 @@ PROTOCOL = (
 )
 
 
-def linear(train, labels, queries, classes, steps=100):
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # from which `chosen` takes one
+
+
+def chosen(train, labels, rest, held, classes):
+    """The strength C of `STRENGTHS` with which rows `rest` of (M, D), (M,) tell the classes of rows `held` best, the smallest of equals."""
+    right = [
+        linear(train[rest], labels[rest], train[held], classes, strength=one)
+        .argmax(dim=1)
+        .eq(labels[held])
+        .sum()
+        .item()
+        for one in STRENGTHS
+    ]
+    return STRENGTHS[right.index(max(right))]
+
+
+def linear(train, labels, queries, classes, steps=100, strength=1.0):
     """Logits (Q, classes) of a logistic regression fitted to (M, D), (M,) int64, for (Q, D).
 
     Features are standardised by the mean and deviation of the M rows. The loss is the mean cross-entropy plus
-    ||W||^2 / (2 M), scikit-learn's C = 1. Refuses features that are not finite.
+    ||W||^2 / (2 C M), where C, `strength`, is scikit-learn's. Refuses features that are not finite.
     """
     if lost(train, queries):
         raise Refused("features are not finite (nan or inf): the encoder has diverged; use an earlier checkpoint")
@@ -38,7 +54,7 @@ def linear(train, labels, queries, classes, steps=100):
 
     def loss():
         solver.zero_grad()
-        value = cross_entropy(x @ weight.T + bias, labels) + weight.square().sum() / (2 * len(x))
+        value = cross_entropy(x @ weight.T + bias, labels) + weight.square().sum() / (2 * strength * len(x))
         value.backward()
         return value
 

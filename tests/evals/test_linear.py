@@ -4,11 +4,15 @@ import time
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from mimlab import encoders
 from mimlab.errors import Refused
 from mimlab.evals import _probe, linear
 from mimlab.evals.linear import PROTOCOLS, evaluate, source
+from mimlab.looking import probing
 
 
 def clouds(count, width=8, classes=4, seed=0):
@@ -111,6 +115,51 @@ def test_of_an_encoder_with_stored_crops(encoder, squares, tmp_path):
     assert (
         evaluate(encoder, train, test, protocol="beit", epochs=20, augment=2, cache=tmp_path)["layers"]
         == found["layers"]
+    )
+
+
+def test_a_solved_regression_stands_beside_the_recipes_number(encoder, squares):
+    found = evaluate(encoder, squares(40), squares(20, seed=1), epochs=1)
+    assert 0 <= found["solved"] <= 100 and found["solved_strength"] in probing.STRENGTHS
+    assert evaluate(encoder, squares(4), squares(4, seed=1), batch=4, lr=0.1, epochs=1)["solved_strength"] == 1.0
+
+
+def test_with_few_labels_the_solved_regression_is_scikit_learns_and_above_the_recipe():
+    """200 real images of handwritten digits, whose pixels are the features."""
+    pixels, digits = load_digits(return_X_y=True)
+    pixels, digits = torch.from_numpy(pixels).float() / 16, torch.from_numpy(digits).long()
+    train, labels, test, truth = pixels[:200], digits[:200], pixels[-400:], digits[-400:]
+    found = linear.solved([train], labels, test, truth, 10, 0)
+    scale = StandardScaler().fit(train.numpy())
+    theirs = LogisticRegression(C=found["solved_strength"], max_iter=2000).fit(scale.transform(train.numpy()), labels)
+    assert found["solved"] == pytest.approx(100 * theirs.score(scale.transform(test.numpy()), truth), abs=0.5)
+    assert found["solved"] > probed("dino", train, labels, test, truth, epochs=5, lr=0.001)["top1"]
+    shuffled = truth[torch.randperm(400, generator=torch.Generator().manual_seed(0))]  # test images choose nothing
+    other = linear.solved([train], labels, test.flip(0), shuffled, 10, 0)
+    assert other["solved_strength"] == found["solved_strength"]
+    again = linear.solved(
+        [train, train], labels, test, truth, 10, 0
+    )  # views count as more images, and hold out the same
+    assert again["solved"] == pytest.approx(found["solved"], abs=3)
+
+
+def test_noise_asks_for_a_strong_penalty_and_clear_classes_do_not():
+    (train, labels), generator = clouds(200), torch.Generator().manual_seed(0)
+    rest, held = torch.arange(160), torch.arange(160, 200)
+    noisy = train + 6 * torch.randn(train.shape, generator=generator)
+    noisy = torch.cat([noisy, 3 * torch.randn(200, 150, generator=generator)], dim=1)
+    right = {}
+    for strength in (probing.STRENGTHS[0], probing.chosen(noisy, labels, rest, held, 4), probing.STRENGTHS[-1]):
+        logits = probing.linear(noisy[rest], labels[rest], noisy[held], 4, strength=strength)
+        right[strength] = logits.argmax(dim=1).eq(labels[held]).sum().item()
+    assert max(right.values()) == right[probing.chosen(noisy, labels, rest, held, 4)]
+
+
+def test_more_images_than_few_are_not_solved(monkeypatch):
+    monkeypatch.setattr(linear, "FEW", 100)
+    (train, labels), (test, truth) = clouds(101), clouds(10, seed=1)
+    assert linear.solved([train], labels, test, truth, 4, 0) == dict.fromkeys(
+        ("solved", "solved_balanced", "solved_strength")
     )
 
 
