@@ -20,7 +20,7 @@ def test_mass_is_dinos(name):
     _, arrays, config = load(name)
     weights, grid, up = torch.from_numpy(arrays["attention"]), tuple(config["grid"]), config["upsample"]
     found = [key for key in arrays if key.startswith("mask_")]
-    assert found
+    assert found and len(weights) == config["heads"]
     for key in found:
         kept = attention.mass(weights, float(key.split("_")[1]))
         if key.endswith("_pixels"):
@@ -32,6 +32,8 @@ def test_mass_is_dinos(name):
 def test_rollout_distance_and_entropy(name):
     _, arrays, config = load(name)
     weights, grid = torch.from_numpy(arrays["attention"]), tuple(config["grid"])
+    cells = int(np.prod(grid)) + 1
+    assert weights.shape == (config["layers"], config["batch"], config["heads"], cells, cells)
     for fuse in attention.FUSIONS:
         rolled = attention.rollout(weights, fuse)
         assert_close(rolled, arrays[f"rollout_{fuse}"], **TOLERANCE, what=fuse)

@@ -1,5 +1,8 @@
 """SimMIM against the official code's numbers."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from oracle_cases import assert_close, cases, load
@@ -117,15 +120,22 @@ def test_initial_weights_have_the_official_statistics(case):
 def test_the_recipes_masks_are_the_official_ones(name):
     """Whole units, the official number of them, every place equally often."""
     _, arrays, about = load(name)
-    side, unit = (
-        about["arguments"][key] // about["arguments"]["model_patch_size"] for key in ("input_size", "mask_patch_size")
-    )
+    patch = about["arguments"]["model_patch_size"]
+    (side, left), (unit, over) = (divmod(about["arguments"][key], patch) for key in ("input_size", "mask_patch_size"))
+    assert (left, over, side % unit) == (0, 0, 0)
+    assert about["blocks"] == (side // unit) ** 2
+    assert about["blocks_masked"] == math.ceil(about["blocks"] * about["arguments"]["mask_ratio"])
+    assert about["cells_masked"] == about["blocks_masked"] * unit**2
     cfg = mimlab.Pretrain(method="simmim").resolved()
     assert (cfg.mask, cfg.mask_args) == ("grid", {"by": "units", "unit": 2})
     given, generator = cfg.mask_args | {"unit": unit}, torch.Generator().manual_seed(0)
     share = about["cells_masked"] / side**2
     ours = masks.sample("grid", 2000, (side, side), share, generator, **given).view(-1, side, side)
-    for found in (ours, torch.as_tensor(arrays["masks"]).bool()):  # the official masks pass the same test
+    official = torch.as_tensor(arrays["masks"]).bool()
+    seeded = np.random.RandomState(about["numpy_legacy_seed"])  # the file holds the first masks of that seed
+    for mask in official[:, ::unit, ::unit].flatten(1).numpy():
+        assert set(np.flatnonzero(mask)) == set(seeded.permutation(about["blocks"])[: about["blocks_masked"]])
+    for found in (ours, official):  # the official masks pass the same test
         assert found.flatten(1).sum(dim=1).eq(about["cells_masked"]).all()
         blocks = found.unfold(1, unit, unit).unfold(2, unit, unit).flatten(3)
         assert (blocks.all(dim=3) | ~blocks.any(dim=3)).all()
