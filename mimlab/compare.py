@@ -50,7 +50,9 @@ def select(names, out="runs"):
             runs = [Run.find(name, out)]
         found |= {run.path.resolve(): run for run in runs}
     if not found:
-        raise Refused("runs: nothing is named; give names separated by commas, newest, or a pattern such as *")
+        raise Refused(
+            f"runs = {shown(names)}: nothing is named; give names separated by commas, newest, or a pattern such as *"
+        )
     return list(found.values())
 
 

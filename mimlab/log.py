@@ -11,6 +11,7 @@ from mimlab.cores import moment, since
 from mimlab.evals import knn
 from mimlab.progress import Bar
 
+DIVERGED = 3  # times the first step's loss, from which on a line says so
 TOKENISED, AT_ONCE = 1000, 100  # images whose tokens are counted before the first step, and how many at a time
 
 
@@ -26,6 +27,7 @@ class Log:
         peak.begin(accelerator.device)
         self.alone = cfg.world == 1 and not cfg.workers  # else work of our own would be taken for others'
         self.clocks = moment()
+        self.first, self.warned = next((row["loss"] for row in run.metrics() if "loss" in row), None), False
         if report is not None and accelerator.is_main_process:
             for row in run.metrics():  # a curve that goes on shows what came before
                 report(row)
@@ -51,6 +53,8 @@ class Log:
                 f"loss = {losses[bad[0]]} at step {where}, on images {rows.tolist()}; last good checkpoint: {good}. "
                 "A smaller lr, clip = 1, or precision = 'no' often helps"
             )
+        if self.first is None:
+            self.first = float(losses[0])
         names = [n for n in self.pending[0][2] if n != "grad_norm"]
         means = torch.stack([torch.stack([v[n].float() for _, _, v in self.pending]).mean() for n in names])
         means = dict(zip(names, self.accelerator.reduce(means, "mean").tolist(), strict=True))
@@ -70,10 +74,21 @@ class Log:
                 "seconds_left": round((self.steps - step) * self.cfg.batch_size / speed, 1),
                 "memory_mb": self.memory_mb(),
             }
+            | self.judged(step, means["loss"])
             | ({"others_cores": round(sample.other / sample.wall, 2)} if told else {})
         )
         self.pending, self.done = [], step
         self.began = time.perf_counter()
+
+    def judged(self, step, loss):
+        """{"diverged": 1} for a line whose loss is far above the first one, which is also said once; else {}."""
+        if loss <= DIVERGED * abs(self.first) + 1:
+            return {}
+        if not self.warned and self.accelerator.is_main_process:
+            said = f"loss = {loss:.4g} at step {step}, far above the first, {self.first:.4g}: training diverges"
+            print(f"warning: {said}; a smaller lr or clip = 1 often helps", file=sys.stderr)
+        self.warned = True
+        return {"diverged": 1}
 
     def memory_mb(self):
         """Peak memory of the run since it began or went on, of the process that has the largest."""

@@ -57,7 +57,10 @@ class Run:
     def find(cls, name, out="runs"):
         """The run called `name`: a path, a folder in `out`, "newest" finished one, or an address (a copy of it)."""
         if remote.away(name):
-            return cls.open(remote.here(name))
+            try:
+                return cls.open(remote.here(name))
+            except Refused as error:
+                raise Refused(f"run = {shown(str(name))}: {error}") from None
         if name == "newest":
             found = finished(out)
             if not found:

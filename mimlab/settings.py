@@ -38,7 +38,7 @@ def place(folder):
     """
     if remote.away(folder):
         raise Refused(
-            f"'{folder}': runs are made on a disk of this machine; --upload of mimlab run and study sends them there"
+            f"out or run = {shown(str(folder))}: runs are made on a disk of this machine; --upload of mimlab run and study sends them there"
         )
     return Path(os.environ.get("MIMLAB_ROOT", "")) / folder
 

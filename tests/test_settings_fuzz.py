@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -54,7 +55,7 @@ def written(value):
     with contextlib.suppress(Exception):  # a function, and a file that was made a full path
         found.append(value.__name__)
     with contextlib.suppress(Exception):
-        found.append(str(place(value)))
+        found += [str(place(value)), str(Path(value))]
     for one in found[1:]:
         with contextlib.suppress(Exception):
             found += [part for name in one[:1000].split(",") for part in (name, name.strip())]

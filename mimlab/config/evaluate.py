@@ -76,7 +76,10 @@ class Evaluate(Settings):
         """The evaluation, then its protocol or recipe where it is not the default, then `validation` where that is used."""
         parts = [self.evaluation]
         if self.evaluation != "all":
-            known = ranges(find("evals", self.evaluation).evaluate)
+            try:
+                known = ranges(find("evals", self.evaluation).evaluate)
+            except Refused as error:
+                raise Refused(f"evaluation: {error}") from None
             given = {name: self.evaluation_args.get(name) for name in VARIANTS if name in known}
             parts += [str(value) for name, value in given.items() if value not in (None, known[name].default)]
         return "-".join(parts + ["validation"] * bool(self.validation))

@@ -13,8 +13,9 @@ from mimlab.distributed import generator_for
 from mimlab.errors import Refused
 from mimlab.evals._labels import split
 from mimlab.evals._lars import LARS
-from mimlab.evals._result import ranked
+from mimlab.evals._result import diverged, ranked
 from mimlab.layers import lost, schedule
+from mimlab.progress import say
 from mimlab.settings import within
 
 FACTORS = (1, 4, 16, 64, 256)
@@ -40,6 +41,7 @@ def fit(heads, inputs, labels, among, rates, *, optimiser, epochs, batch, warmup
 
     `inputs`: for each head the views of its features, a list of (M, ...); epoch e sees view e modulo their number.
     `labels` (M,); `among`: the rows to learn from, int64. `rates`: the peak learning rate of each. Linear warm-up over `warmup` epochs, then a cosine to 0, at every step.
+    Returns the mean loss of each head over the last epoch, a list of floats.
     """
     each = len(among) // batch
     steps = epochs * each
@@ -47,6 +49,7 @@ def fit(heads, inputs, labels, among, rates, *, optimiser, epochs, batch, warmup
     heads = nn.ModuleList(heads).train()
     device = next(heads.parameters()).device
     for epoch in range(epochs):
+        last = []
         order = among[torch.randperm(len(among), generator=generator_for(seed, epoch, "probe order"))]
         for place in range(each):
             rows = order[place * batch : (place + 1) * batch]
@@ -62,9 +65,12 @@ def fit(heads, inputs, labels, among, rates, *, optimiser, epochs, batch, warmup
                 for head, views in zip(heads, inputs, strict=True)
             ]
             solver.zero_grad()
-            torch.stack(losses).sum().backward()
+            together = torch.stack(losses)
+            together.sum().backward()
             solver.step()
+            last.append(together.detach())
     heads.eval()
+    return torch.stack(last).mean(dim=0).tolist()
 
 
 @torch.no_grad()
@@ -92,14 +98,14 @@ def probe(make, train, labels, test, truth, *, lr, official, batch, seed, **reci
                 + (" and use a protocol with one layer" if len(layers) > 1 else "")
             )
         pairs = [(one, rate) for rate in tried for one in layers]
-        found = _fitted(make, train, labels, rest, pairs, min(batch, len(rest)), seed, recipe)
+        found, _ = _fitted(make, train, labels, rest, pairs, min(batch, len(rest)), seed, recipe)
         right = {
             (one, rate): ranked(scores(head, train[one][0], held).nan_to_num(0.0, 0.0, 0.0), labels[held])["top1"]
             for (one, rate), head in found.items()  # a head that has diverged scores nothing
         }
         layer, chosen = max(pairs, key=lambda pair: right[pair])  # the first of equals: the smallest rate
     pairs = [(one, chosen) for one in layers]
-    found = _fitted(make, train, labels, torch.arange(len(labels)), pairs, batch, seed, recipe)
+    found, losses = _fitted(make, train, labels, torch.arange(len(labels)), pairs, batch, seed, recipe)
     if lost(*(weight for head in found.values() for weight in head.parameters())):
         raise FloatingPointError(
             f"evaluation_args: lr = {chosen:g} ended with weights that are not finite; use a smaller lr"
@@ -107,17 +113,25 @@ def probe(make, train, labels, test, truth, *, lr, official, batch, seed, **reci
     results = {
         one: ranked(scores(head, test[one], torch.arange(len(truth))), truth) for (one, _), head in found.items()
     }
+    gone = [one for one, loss in zip(layers, losses, strict=True) if diverged(loss, int(labels.max()) + 1)]
+    if layer in gone:
+        said = f"a training loss of {losses[layers.index(layer)]:.4g}, far above that of one answer for all"
+        if lr is not None:
+            raise FloatingPointError(f"evaluation_args: lr = {chosen:g} ended with {said}; use a smaller lr")
+        say(f"warning: lr = {chosen:g}, which served held-out labels best, ended with {said}")
     told = {"lr": chosen, "lr_chosen": lr is None, "batch": batch, "epochs": recipe["epochs"]}
+    told |= {"loss": losses[layers.index(layer)], "diverged": gone}
     if len(layers) > 1:
         told |= {"layers": [results[one]["top1"] for one in layers], "layer": layer}
     return results[layer] | told
 
 
 def _fitted(make, train, labels, rows, pairs, batch, seed, recipe):
-    """{(layer, rate): head} trained on some `rows`."""
+    """{(layer, rate): head} trained on some `rows`, and the last losses in that order."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         heads = [make() for _ in pairs]
     rates = [rate * batch / 256 for _, rate in pairs]
-    fit(heads, [train[layer] for layer, _ in pairs], labels, rows, rates, batch=batch, seed=seed, **recipe)
-    return dict(zip(pairs, heads, strict=True))
+    inputs = [train[layer] for layer, _ in pairs]
+    losses = fit(heads, inputs, labels, rows, rates, batch=batch, seed=seed, **recipe)
+    return dict(zip(pairs, heads, strict=True)), losses

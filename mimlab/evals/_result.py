@@ -50,6 +50,14 @@ def bounds(values, hits):
     return [float(low), float(high)], "test images"
 
 
+def diverged(loss, classes):
+    """Whether a mean cross-entropy of the last epoch says that nothing was learnt: twice that of one answer for all, ln(classes).
+
+    Smoothed and mixed labels have the same mark. A training that is only too short ends near it, not far above.
+    """
+    return not loss <= 2 * math.log(max(classes, 2))
+
+
 def _shared(values):
     first = values[0]
     if all(value == first for value in values):

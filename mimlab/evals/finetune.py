@@ -24,7 +24,7 @@ from mimlab.errors import Refused, shown
 from mimlab.evals._augment import Views, order, policy, seeded
 from mimlab.evals._labels import check
 from mimlab.evals._recipes import RECIPES
-from mimlab.evals._result import ranked
+from mimlab.evals._result import diverged, ranked
 from mimlab.evals._views import Centre, side
 from mimlab.heap import kept
 from mimlab.layers import lost
@@ -231,6 +231,11 @@ def fit(encoder, train, classes, told, pool, ema, seed, device):
             f"fine-tuning ended with weights that are not finite; try a smaller lr than {told['lr']}"
         )
     mean = round(float(torch.stack(history[-each:]).mean()), 6)
+    if diverged(mean, classes):
+        raise FloatingPointError(
+            f"fine-tuning ended with a mean loss of {mean:.4g}, far above that of one answer for all; try a smaller lr than "
+            f"{told['lr']}"
+        )
     return trained, mean
 
 

@@ -148,6 +148,12 @@ def test_same_seed_same_number_with_mixup():
     assert one == two != other
 
 
+def test_a_rate_that_diverges_to_a_finite_loss_is_no_number():
+    encoder = encoders.create("vit", 16, 8, dim=24, depth=1, heads=2)
+    with pytest.raises(FloatingPointError, match=r"smaller lr"):
+        evaluate(encoder, Dots(64, 0), Dots(40, 1), epochs=4, batch=16, lr=1000.0, seed=0)
+
+
 def test_refuses_what_cannot_work():
     encoder = encoders.create("vit", 16, 4, dim=12, depth=1, heads=2, class_token=False)
     with pytest.raises(Refused, match="class token"):

@@ -64,6 +64,26 @@ def test_the_rate_is_scaled_by_the_batch_and_a_diverged_head_is_not_chosen(monke
     assert found["top1"] == 100 and torch.isfinite(torch.tensor(found["lr"]))
 
 
+@pytest.mark.parametrize("protocol", ["dino", "beit"])
+def test_a_rate_that_diverges_to_a_finite_loss_is_no_number(protocol):
+    generator = torch.Generator().manual_seed(2)
+    (train, labels), (test, truth) = clouds(200), clouds(80, seed=1)
+    noise = 20 * torch.randn(200, 8, generator=generator)
+    with pytest.raises(FloatingPointError, match="lr = 1000 ended with a training loss of .*, far above"):
+        probed(protocol, train + noise, labels, test, truth, lr=1000.0)
+    found = probed(protocol, train, labels, test, truth, lr=0.1)
+    assert found["loss"] < 1.39 and not found["diverged"]
+
+
+def test_a_chosen_rate_that_diverges_says_so(capsys):
+    generator = torch.Generator().manual_seed(2)
+    (train, labels), (test, truth) = clouds(200), clouds(80, seed=1)
+    noise = 20 * torch.randn(200, 8, generator=generator)
+    found = probed("dino", train + noise, labels, test, truth, official=1000.0)
+    assert found["diverged"] == ["x"] and found["lr_chosen"] and found["loss"] > 3
+    assert "far above that of one answer for all" in "".join(capsys.readouterr())
+
+
 def test_dino_reads_normed_class_tokens_and_beit_each_block(encoder):
     images = torch.rand(5, 3, 16, 16)
     said, compute = source(encoder, "dino", False)
