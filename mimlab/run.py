@@ -37,18 +37,32 @@ KEPT = {
 
 
 class Run:
-    """One run folder. `path`, `config` (config.json), `settings` (its `Pretrain`)."""
+    """One run folder. `path`, `config` (config.json), `settings` (its `Pretrain`). Raises `Refused` where there is none.
+
+    A name that is no path, such as "newest", is looked up by `Run.find`.
+    """
 
     def __init__(self, path):
+        if not is_run(path):
+            raise Refused(
+                f"run = {shown(str(path))} is no run folder (it has no config.json); Run.find looks for a name, or 'newest'"
+            )
+        self._of(path)
+
+    def _of(self, path):
         self.path = Path(path)
         self._read = None, None
 
     @classmethod
+    def at(cls, path):
+        """The run of a folder that may not have begun, such as `cfg.folder()`."""
+        run = cls.__new__(cls)
+        run._of(path)
+        return run
+
+    @classmethod
     def open(cls, path):
         """An existing run. Raises `Refused` where there is none, or config.json cannot be read."""
-        path = Path(path)
-        if not is_run(path):
-            raise Refused(f"run = {shown(str(path))} is no run folder (it has no config.json)")
         run = cls(path)
         run.config  # noqa: B018  a broken file is refused here
         return run

@@ -34,7 +34,7 @@ def pretrain(cfg, report=None):
     """
     cfg = cfg.resolved()
     launched = environment.child(cfg.world)
-    run = Run(cfg.resolved_folder())
+    run = Run.at(cfg.resolved_folder())
     if cfg.world > 1 and not launched:
         from mimlab.launch import launch
 

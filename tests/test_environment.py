@@ -33,7 +33,7 @@ def losses(monkeypatch, out, given):
     before = {name: os.environ.get(name) for name in OUTSIDE}
     run = mimlab.pretrain(mimlab.Pretrain(out=str(out), **TINY))
     assert {name: os.environ.get(name) for name in OUTSIDE} == before
-    return [row["loss"] for row in Run(run.path).metrics() if "loss" in row], (
+    return [row["loss"] for row in Run.at(run.path).metrics() if "loss" in row], (
         run.path / "encoder.safetensors"
     ).read_bytes()
 

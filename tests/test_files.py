@@ -50,7 +50,7 @@ def test_a_link_in_a_run_folder_is_not_written_through(folder, tmp_path, name):
 def test_a_run_folder_may_itself_be_a_link(folder, tmp_path):
     run = folder("a", finished=False)
     (tmp_path / "b").symlink_to(run.path)
-    with Run(tmp_path / "b").lock():
+    with Run.at(tmp_path / "b").lock():
         pass
 
 
@@ -164,7 +164,7 @@ def test_a_run_of_the_earlier_format_is_found_by_its_settings(tmp_path):
 def test_a_killed_process_leaves_kept_weights_that_are_made_again(tmp_path):
     from safetensors.torch import save_file
 
-    run = Run(tmp_path / "a")
+    run = Run.at(tmp_path / "a")
     run.save(3, lambda folder: save_file({"x": torch.ones(2)}, folder / "model.safetensors"), keep=True)
     kept = run.path / "weights" / "00000003.safetensors"
     kept.write_bytes(b"")
@@ -177,7 +177,7 @@ def test_a_killed_process_leaves_kept_weights_that_are_made_again(tmp_path):
 def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path):
     from safetensors import SafetensorError
 
-    run = Run(tmp_path / "a")
+    run = Run.at(tmp_path / "a")
     for error in (SafetensorError("full"), OSError(28, "No space left on device"), RuntimeError("")):
 
         def fails(folder, error=error):

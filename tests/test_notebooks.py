@@ -134,7 +134,7 @@ def test_interrupting_the_cell_saves_and_running_it_again_goes_on(tmp_path):
     code = f"import mimlab\ncfg = mimlab.Pretrain(**{given!r})\nrun = mimlab.pretrain(cfg)"
     manager, client = start_new_kernel(kernel_name="python3")
     try:
-        run = Run(tmp_path / "r")
+        run = Run.at(tmp_path / "r")
         asked = client.execute(code)
         until(lambda: len(run.metrics()) > 20)
         manager.interrupt_kernel()

@@ -58,7 +58,7 @@ def losses(run):
 
 
 def run_of(settings):
-    return Run(mimlab.Pretrain(**settings).folder())
+    return Run.at(mimlab.Pretrain(**settings).folder())
 
 
 @pytest.fixture(scope="module")
@@ -148,8 +148,8 @@ def test_parts_are_looked_at_saved_and_go_on_as_copies(tmp_path):
         (out / "r" / "checkpoint").mkdir(parents=True)
         (source.path / "checkpoint" / f"{last:08d}").rename(out / "r" / "checkpoint" / f"{last:08d}")
         together(2, [settings]) if kind == "fsdp" else mimlab.pretrain(mimlab.Pretrain(**settings))
-        assert [row["step"] for row in Run(out / "r").metrics() if "loss" in row] == list(range(last + 1, last + 5))
-    after = [losses(Run(tmp_path / name / "r")) for name in ("a", "b")]
+        assert [row["step"] for row in Run.at(out / "r").metrics() if "loss" in row] == list(range(last + 1, last + 5))
+    after = [losses(Run.at(tmp_path / name / "r")) for name in ("a", "b")]
     assert after[0] == pytest.approx(after[1], rel=1e-3)
 
 

@@ -16,7 +16,7 @@ def fake(path, finished=True):
     (path / "config.json").write_text(json.dumps({"settings": settings, "data_fingerprint": "x"}))
     if finished:
         finish(path)
-    return Run(path)
+    return Run.at(path)
 
 
 def test_newest_finished_run(tmp_path):
@@ -131,7 +131,7 @@ def test_the_last_value_of_each_quantity(tmp_path):
 
 
 def test_rows_are_followed_from_where_they_were_read(tmp_path):
-    run = Run(tmp_path)
+    run = Run.at(tmp_path)
     assert run.metrics_since(0) == ([], 0)
     run.append({"step": 1})
     rows, at = run.metrics_since(0)
@@ -187,3 +187,12 @@ def test_a_run_goes_on_with_its_images_elsewhere_and_not_with_others(tmp_path, n
     else:
         assert settings("moved", holdout=0.5).folder() != run.path
     assert data.location("folder", {"path": "x"}) == ("path",) and data.location("emoji", {}) == ()
+
+
+@pytest.mark.parametrize("name", ["typo", "newest", "", "a\0b", "x" * 5000, "runs/typo"])
+def test_what_is_no_run_is_refused_at_once_and_told_how_a_name_is_found(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refused, match="is no run folder .*Run.find") as refused:
+        Run(name)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
+    assert Run.at("typo").metrics() == [] and not Run.at("typo").finished

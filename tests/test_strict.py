@@ -59,7 +59,7 @@ class Alone:
 
 
 def test_a_gradient_that_overflows_is_null_in_the_log_and_plain_numbers_are_kept(tmp_path):
-    run = Run(tmp_path)
+    run = Run.at(tmp_path)
     kept = log.Log(mimlab.Pretrain(batch_size=4), run, Alone(), 10, 5, 0, None, None)
     for step in range(2):
         kept.add(

@@ -147,7 +147,7 @@ def child(out, *, env=None, **changes):
 
 
 def wait_for_step(folder, step, process, patience=120):
-    run, end = Run(folder), time.monotonic() + patience
+    run, end = Run.at(folder), time.monotonic() + patience
     while not any(row["step"] >= step for row in run.metrics()):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < end, "no step in time"
@@ -166,7 +166,7 @@ def test_killed_and_started_again_ends_with_the_same_weights(number, step, tmp_p
     wait_for_step(cut.folder(), step, process)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    run = Run(cut.folder())
+    run = Run.at(cut.folder())
     assert not run.finished
     if number == signal.SIGTERM:
         assert process.returncode == 130 and "start the same run again" in said
@@ -194,7 +194,7 @@ def test_ctrl_c_saves_and_goes_on(method, tmp_path):
     with pytest.raises(KeyboardInterrupt, match=r"stopped at step \d+ of 20"):
         mimlab.pretrain(cut, report=interrupt)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert max(Run(cut.folder()).checkpoints()) in (7, 8)
+    assert max(Run.at(cut.folder()).checkpoints()) in (7, 8)
     rows = []
     run = mimlab.pretrain(cut, report=rows.append)
     assert same(weights(whole), weights(run)) and losses(whole) == losses(run) and rows == run.metrics()
@@ -299,7 +299,7 @@ def test_another_configuration_in_the_same_folder_is_refused(tmp_path):
 
 
 def test_two_writers_of_one_run_are_refused(tmp_path):
-    run = Run(settings(tmp_path).folder())
+    run = Run.at(settings(tmp_path).folder())
     with run.lock(), pytest.raises(Refused, match="being written by another process"):
         mimlab.pretrain(settings(tmp_path))
 
@@ -313,7 +313,7 @@ def test_a_truncated_checkpoint_is_refused_and_kept(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         mimlab.pretrain(settings(tmp_path), report=interrupt)
-    run = Run(settings(tmp_path).folder())
+    run = Run.at(settings(tmp_path).folder())
     (folder,) = run.checkpoints().values()
     state = folder / "model.safetensors"
     state.write_bytes(state.read_bytes()[:-100])
@@ -338,7 +338,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(Accelerator, "save_state", save)
     with pytest.raises(Refused, match="No space left on device; the last good checkpoint is step 10"):
         mimlab.pretrain(settings(tmp_path))
-    run = Run(settings(tmp_path).folder())
+    run = Run.at(settings(tmp_path).folder())
     assert list(run.checkpoints()) == [10] and not list(run.path.rglob("*.part"))
     monkeypatch.setattr(Accelerator, "save_state", plain)
     assert mimlab.pretrain(settings(tmp_path)).finished

@@ -20,7 +20,7 @@ def gallery(cfg, count=8):
 
 def losses(cfg):
     """The loss and its parts against the step."""
-    rows = Run(cfg.folder()).metrics()
+    rows = Run.at(cfg.folder()).metrics()
     names = list(dict.fromkeys(name for row in rows for name in row if name.startswith("loss_")))
     return curves.grid({cfg.folder().name: rows}, ["loss", *(names if len(names) > 1 else [])], columns=3)
 

@@ -87,7 +87,7 @@ def train(cfg, report=None):
     that is not finite.
     """
     cfg = cfg.resolved()
-    run = Run(cfg.folder())
+    run = Run.at(cfg.folder())
     environment.child(1)
     with run.lock(), environment.settings_alone(1, say), threads(run.threads):
         return _train(cfg, run, report)
@@ -110,7 +110,7 @@ def opened(cfg):
     from mimlab.checkpoints import read_safetensors
 
     cfg = cfg.resolved()
-    saved, task = Run(cfg.folder()).checkpoints(), importlib.import_module(TASKS[cfg.task])
+    saved, task = Run.at(cfg.folder()).checkpoints(), importlib.import_module(TASKS[cfg.task])
     if not saved:
         raise Refused(f"{cfg.folder()} has no checkpoint; train first")
     test = data.open(cfg.data, "test", cfg.data_args)

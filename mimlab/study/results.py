@@ -46,7 +46,7 @@ def columns(jobs):
 
 def _training(job):
     """What the run logged."""
-    rows = Run(job.path).metrics()
+    rows = Run.at(job.path).metrics()
     row = rows[-1] if rows else {}
     trained = [one for one in rows if "images_per_s" in one]
     told = {
@@ -87,7 +87,7 @@ def ends(rows, name):
 
 def _images(job):
     try:
-        return Run(job.path).config["images"]
+        return Run.at(job.path).config["images"]
     except Refused:
         return None
 

@@ -84,7 +84,7 @@ def mark(task):
 def done(task):
     """Whether what the task leaves is there and can be read: whole weights, or JSON."""
     if task.kind == "pretrain":
-        return Run(task.path).finished
+        return Run.at(task.path).finished
     try:
         return bool(files.load(mark(task)))
     except (OSError, Refused):

@@ -60,7 +60,7 @@ def work(job, retry=False, asked=None):
                     record = {"said": str(error) or type(error).__name__, "error": type(error).__name__}
                     task.path.mkdir(parents=True, exist_ok=True)
                     write(task.path / FAILED, strict.dumps(record | {"parameters": task.parameters}, indent=1))
-                if task.kind == "pretrain" and not Run(task.path).finished:
+                if task.kind == "pretrain" and not Run.at(task.path).finished:
                     return code
             else:
                 _log(f"done {task.name} in {time.perf_counter() - began:.0f} s")

@@ -33,7 +33,7 @@ SETTINGS = {
 def finished(name, folder):
     """A run folder as a training leaves it, but with random weights."""
     cfg = mimlab.Pretrain(**{"patch_size": 7, "out": str(folder), "keep_weights": True} | SETTINGS[name]).resolved()
-    run = Run(folder / name)
+    run = Run.at(folder / name)
     run.path.mkdir()
     torch.manual_seed(0)
     method = cfg.build()
@@ -132,7 +132,7 @@ def test_full_size_names_and_shapes_are_the_official_ones(name, monkeypatch, tmp
         cfg = mimlab.Pretrain(
             method=method, encoder=encoder, encoder_args={}, image_size=224, patch_size=16, vocab=8192
         )
-        cfg, run = cfg.resolved(), Run(tmp_path)
+        cfg, run = cfg.resolved(), Run.at(tmp_path)
         (tmp_path / "config.json").write_text(json.dumps({"settings": cfg.dict()}))
         with torch.device("meta"):
             built = cfg.build()

@@ -114,7 +114,7 @@ def test_a_film_goes_on_where_the_run_does(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         mimlab.pretrain(cut, report=interrupt)
-    run = Run(cut.folder())
+    run = Run.at(cut.folder())
     stopped = max(run.checkpoints())
     assert list(film.read(run).steps) == sorted({0, 2, stopped})
     (run.path / "film" / "00000006.npz").write_bytes(

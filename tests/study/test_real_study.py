@@ -52,11 +52,15 @@ def test_twelve_runs_one_killed_one_bad_all_cut_once(here):
     bad, victim = jobs[-1], jobs[1]  # a batch of 512 of 341 images is known to be bad only with the images
 
     first = subprocess.Popen([sys.executable, "-c", ELSEWHERE], start_new_session=True)
-    until(lambda: Run(victim.path).checkpoints())
+    until(lambda: Run.at(victim.path).checkpoints())
     (child,) = (one for one in psutil.Process(first.pid).children() if victim.name in " ".join(one.cmdline()))
     child.kill()
     until(lambda: sum(job_state(job).state == "done" for job in jobs) >= 4)
-    until(lambda: any(Run(job.path).checkpoints() and not Run(job.path).finished for job in jobs if job is not victim))
+    until(
+        lambda: any(
+            Run.at(job.path).checkpoints() and not Run.at(job.path).finished for job in jobs if job is not victim
+        )
+    )
     workers = psutil.Process(first.pid).children(recursive=True)  # and their kernels: a power cut
     for process in (psutil.Process(first.pid), *workers):
         process.kill()
@@ -68,7 +72,7 @@ def test_twelve_runs_one_killed_one_bad_all_cut_once(here):
     assert "11 done, 1 failed" in said
     assert json.loads((bad.path / "failed.json").read_text())["said"].startswith("batch_size = 512")
     for job in jobs[:-1]:
-        run = Run(job.path)
+        run = Run.at(job.path)
         logged = [row["step"] for row in run.metrics() if "loss" in row]
         assert run.finished and logged == list(range(1, job.settings["epochs"] * 10 + 1))  # each step once
         assert begun(job) == 1 if job in finished else begun(job) in (1, 2)

@@ -238,5 +238,5 @@ def test_a_real_slurm_trains_on_two_nodes_as_on_one(slurm, here):
     assert [job_state(job).state for job in found] == ["done", "done"], (found[1].path / "study.log").read_text()[
         -3000:
     ]
-    one, two = ([row["loss"] for row in Run(job.path).metrics() if "loss" in row] for job in found)
+    one, two = ([row["loss"] for row in Run.at(job.path).metrics() if "loss" in row] for job in found)
     assert len(one) == 4 and one == pytest.approx(two, rel=1e-3)
