@@ -4,7 +4,6 @@ import math
 import statistics
 
 import numpy as np
-import torch
 
 from mimlab.layers import lost
 
