@@ -7,7 +7,7 @@ import pytest
 
 from mimlab import find, kinds, masks
 from mimlab.checkpoints.file import File
-from mimlab.config import Pretrain, Tokens
+from mimlab.config import Detect, Pretrain, Tokens
 from mimlab.config.evaluate import FILLED
 from mimlab.data.augment import Augment
 from mimlab.data.multicrop import MultiCrop
@@ -150,3 +150,16 @@ def test_what_papers_and_studies_use_is_allowed():
 
     for recipe in RECIPES.values():
         check_options("evaluation_args", recipe, ALL["evals/finetune.evaluate"][0], FILLED)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"encoder_args": {"dim": 48.0}}, "encoder_args: dim = 48.0"),
+        ({"encoder_args": {"dimm": 48}}, "encoder_args: no option 'dimm'"),
+        ({"encoder": "nosuch"}, "encoder = 'nosuch'"),
+    ],
+)
+def test_an_encoder_to_detect_with_is_checked_before_images_are_opened(given, said):
+    with pytest.raises(Refused, match=said):
+        Detect.read(given).resolved()

@@ -71,6 +71,7 @@ class Attend(Settings):
 
     def _found(self, name, step):
         """The name of a file, or the path of a run in which the settings have their place."""
+        from mimlab.masks import check_grid
         from mimlab.run import Run
 
         if self.is_file(name):
@@ -81,6 +82,7 @@ class Attend(Settings):
         if step is not None and step not in run.weights():
             raise Refused(f"step = {step}: {run.path.name} has kept the weights of: {list(run.weights()) or 'none'}")
         patch, size = run.settings.patch_size, self.image_size or run.settings.image_size
+        check_grid(size, patch)
         if size % patch:
             near = max(1, round(size / patch)) * patch
             raise Refused(

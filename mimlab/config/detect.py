@@ -90,8 +90,21 @@ class Detect(Settings):
             raise Refused(f"head = {shown(cfg.head)}{closest(cfg.head, ('uper', 'linear'))}; there are: uper, linear")
         check_device(cfg.device, cfg.precision)
         check_seed(self.seed)
+        if cfg.init == "scratch":
+            self.check_encoder(cfg)
         check_options("data_args", cfg.data_args, find("detection.data", cfg.data).open)
         return cfg
+
+    @staticmethod
+    def check_encoder(cfg):
+        """Refuse an encoder that there is not, and options that it has not, before any images are opened."""
+        from mimlab.encoders import family
+
+        try:
+            module = find("encoders", family(cfg.encoder))
+        except Refused as error:
+            raise Refused(f"encoder = {shown(cfg.encoder)}: {error}") from None
+        check_options("encoder_args", cfg.encoder_args, module.create)
 
     @property
     def fingerprint(self):
