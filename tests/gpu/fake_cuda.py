@@ -1,6 +1,6 @@
 """mimlab on a CUDA GPU that is not there: what would fail, wait or copy on a real one, found without any.
 
-    python fake_cuda.py --repo PATH_OF_A_CLONE                 # everything, some ten minutes on one core
+    python fake_cuda.py --repo PATH_OF_A_CLONE                 # everything, some fifteen minutes on one core
     python fake_cuda.py --repo PATH --only train --methods mae splitmask --precisions bf16
     python fake_cuda.py --repo PATH --only quick               # every method once, a precision each: what the default suite runs
     python fake_cuda.py --repo PATH --only fake                # torch's FakeTensorMode alone: no compiler, no CUDA build of torch
@@ -262,6 +262,31 @@ def processes(out, given):
         )
 
 
+def notebooks(out, given):
+    """Every notebook that computes, through papermill, those that look at a run on one of tokens and of branches."""
+    import mimlab
+
+    folder, given = Path(given.repo).resolve() / "notebooks", {"out": str(out)}
+    run = pretrained(out, method="splitmask", updates="4", film=2, run="looked", batch_size=16)
+    few = {"images": 2, "run": str(run.path)}
+    told = {
+        "01_masks": given,
+        "02_tokenizers": given
+        | {"image_size": 32, "vocab": 16, "samples": 50, "images": 2, "tokenizers": "kmeans, random_patches"},
+        "03_pretrain": given | TINY | {"method": "mae", "method_args": PARTS["mae"], "knn_every": 1, "updates": "4"},
+        "04_reconstructions": few,
+        "05_attention": few,
+        "06_evaluate": {"run": few["run"], "evaluation": "linear", "evaluation_args": {"epochs": 1}, "seeds": 1},
+        "07_compare": {"runs": few["run"], "images": 2},
+        "10_detection": given
+        | {"init": few["run"], "data_args": {"train": 16, "test": 4}, "epochs": 1, "batch_size": 4},
+        "11_features": few | {"samples": 50},
+    }
+    for name, settings in told.items():
+        path = folder / f"{name}.ipynb"
+        yield name, tried(lambda path=path, settings=settings: mimlab.execute(path, settings)), []
+
+
 def demo(out, given):
     """The notebooks of `make demo` to their last cells, with few images."""
     from mimlab import demo as whole
@@ -335,7 +360,7 @@ def faked(name):
     return mode, asked
 
 
-CHECKS = {f.__name__: f for f in (fake, quick, train, further, evaluate, detect, processes, demo)}
+CHECKS = {f.__name__: f for f in (fake, quick, train, further, evaluate, detect, processes, notebooks, demo)}
 
 
 def main(arguments=None):

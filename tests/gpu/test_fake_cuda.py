@@ -65,7 +65,7 @@ def test_fake_tensors_agree_without_a_compiler_and_without_cuda(tmp_path):
 
 @device
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["train", "further", "evaluate", "detect", "processes", "demo"])
+@pytest.mark.parametrize("part", ["train", "further", "evaluate", "detect", "processes", "notebooks", "demo"])
 def test_everything_runs_on_the_null_device(part):
     sound("--only", part)
 
