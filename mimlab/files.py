@@ -19,8 +19,9 @@ from pathlib import Path
 from mimlab.errors import Refused, reason, shown
 
 PART = ".part"  # ends every name aside
-LARGEST = 256 * 2**20  # bytes of a text or JSON file that is read whole
-HEADER = 100 * 2**20  # of a safetensors file; the library's own limit
+LARGEST = 64 * 2**20  # bytes of a text or JSON file that is read whole; its lists and dicts take some 25 times as much
+HEADER = 16 * 2**20  # of a safetensors file, some 100,000 tensors
+LINE = 2**20  # of a line of a file that grows
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)  # neither is on Windows
 NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 
@@ -295,6 +296,27 @@ def load(path, wanted=dict, most=LARGEST):
     if not isinstance(found, wanted):
         raise Damaged(f"{path} is damaged (it holds {type(found).__name__}, not {wanted.__name__})")
     return found
+
+
+def lines(path, at=0, most=LARGEST):
+    """(whole lines of a file that grows, joined, from byte `at` on; the byte after them). Raises OSError.
+
+    At most `most` bytes are read at once; so many without an end of a line are passed over.
+    """
+    handle = os.open(path, os.O_RDONLY | NONBLOCK)
+    with os.fdopen(handle, "rb") as file:
+        about = os.fstat(handle)
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, f"{path} is {kind(about.st_mode)}, not a plain file")
+        file.seek(at)
+        raw = file.read(max(0, min(most, about.st_size - at)))
+    found, end, _ = raw.rpartition(b"\n")
+    return found, at + (len(found) + 1 if end else len(raw) if len(raw) == most else 0)
+
+
+def number(value):
+    """Whether a value of a JSON file is a number that a float can hold, or not finite; a whole one has 63 bits at most."""
+    return type(value) is float or (type(value) is int and value.bit_length() < 64)
 
 
 def whole(path):

@@ -202,8 +202,11 @@ class Run:
     def metrics(self):
         """Rows of metrics.jsonl, in order: numbers by name, with a step. What was cut short or damaged is left out."""
         try:
-            return logged(files.read(self.path / "metrics.jsonl", most=2**40))
-        except (OSError, Refused):
+            found, end = files.lines(self.path / "metrics.jsonl")
+            if end == files.LARGEST:
+                say(f"left out: what {self.path / 'metrics.jsonl'} has beyond {end:,} bytes")
+            return logged(found)
+        except OSError:
             return []
 
     def metrics_since(self, at):
@@ -212,12 +215,10 @@ class Run:
         A long run is followed at the cost of what is new.
         """
         try:
-            with open(self.path / "metrics.jsonl", "rb") as file:
-                file.seek(at)
-                whole = file.read().rpartition(b"\n")[0]
+            whole, end = files.lines(self.path / "metrics.jsonl", at)
         except OSError:
             return [], at
-        return logged(whole), at + len(whole) + bool(whole)
+        return logged(whole), end
 
     def last(self):
         """The last value of each quantity of metrics.jsonl, in order of first appearance."""
@@ -472,19 +473,18 @@ def logged(raw):
     rows = []
     for line in raw.splitlines():
         try:
-            row = files.loads(line.decode())
+            row = files.loads(line.decode()) if len(line) < files.LINE else None
         except ValueError:
             continue
-        if isinstance(row, dict) and type(row.get("step")) is int and row["step"] >= 0:
-            rows.append({name: value for name, value in row.items() if type(value) in (int, float)})
+        if isinstance(row, dict) and type(row.get("step")) is int and 0 <= row["step"] < 2**63:
+            rows.append({name: value for name, value in row.items() if files.number(value)})
     return rows
 
 
 def evaluation(content, path):
     """The content of an evals/*.json in which every part that is compared or drawn has its type, or `files.Damaged`."""
 
-    def number(value):
-        return type(value) in (int, float)
+    number = files.number
 
     def numbers(value):
         return isinstance(value, list) and all(map(number, value))

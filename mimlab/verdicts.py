@@ -1,10 +1,12 @@
 """Evaluations of several runs, each protocol by itself, and whether a difference is more than noise."""
 
+import contextlib
 import math
 import statistics
 from itertools import combinations
 
-from mimlab import strict
+from mimlab import data, strict
+from mimlab.errors import Refused
 from mimlab.groups import flat, groups
 
 SURE = 0.95  # confidence of a verdict
@@ -40,9 +42,12 @@ def found(runs):
 def _way(run, config, options):
     """What makes one result comparable with another of its protocol: share of the labels, data, and the `options`."""
     names = ("fraction", "evaluation_args") if options else ("fraction",)
-    told = {name: config.get(name) for name in names} | {
-        name: run.config["settings"][name] for name in ("data", "data_args")
-    }
+    settings = run.config["settings"]
+    told = {name: config.get(name) for name in names} | {name: settings[name] for name in ("data", "data_args")}
+    if not options and "." not in str(settings["data"]):  # the protocol says what the images are, wherever they lie
+        with contextlib.suppress(Refused):
+            where = data.location(settings["data"], settings["data_args"])
+            told["data_args"] = {name: value for name, value in told["data_args"].items() if name not in where}
     return flat(told)
 
 

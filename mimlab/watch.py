@@ -1,12 +1,12 @@
 """How far a notebook is, while papermill executes it: cells done, and what its run says in metrics.jsonl."""
 
 import contextlib
-import json
-import os
 import threading
 import time
 
+from mimlab import files
 from mimlab.cores import shared
+from mimlab.run import logged
 
 SPEAK = 10  # s between progress lines where there is no terminal
 
@@ -90,19 +90,14 @@ class Tail:
     def news(self):
         """Step, loss and time left of the newest whole line, or '' while nothing was added."""
         if self.path.exists():
-            with open(self.path, "rb") as file:
-                if file.seek(0, os.SEEK_END) < self.at:  # a resumed run cuts the rows after its checkpoint
+            with contextlib.suppress(OSError):
+                if self.path.stat().st_size < self.at:  # a resumed run cuts the rows after its checkpoint
                     self.at = 0
-                file.seek(self.at)
-                whole = file.read().rpartition(b"\n")[0]
-            lines = whole.splitlines()
-            if lines:
-                self.at += len(whole) + 1
-                with contextlib.suppress(ValueError):
-                    latest = json.loads(lines[-1])
-                    self.latest = latest if isinstance(latest, dict) else self.latest
-            if lines and self.latest:
-                self.first = self.first or (time.monotonic(), self.latest.get("step", 0))
+                whole, self.at = files.lines(self.path, self.at)
+                rows = logged(whole.rpartition(b"\n")[2])
+                if rows:
+                    self.latest = rows[-1]
+                    self.first = self.first or (time.monotonic(), self.latest["step"])
         return self._text(self.latest) if self.latest else ""
 
     def _text(self, row):

@@ -81,9 +81,13 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", [*DAMAGES, "folder", "pipe"])
-@pytest.mark.parametrize(
-    "name", ["config.json", "metrics.jsonl", "evals/knn.json", "film/00000001.npz", "encoder.safetensors"]
+FILES = ["config.json", "metrics.jsonl", "evals/knn.json", "film/00000001.npz", "encoder.safetensors"]
+EVERY = [(name, damage) for name in FILES for damage in [*DAMAGES, "folder", "pipe"]]
+
+
+@pytest.mark.parametrize(  # each file and each damage once, and all with all where there is time
+    ("name", "damage"),
+    [pytest.param(*one, marks=[] if k % 7 == 0 else pytest.mark.slow) for k, one in enumerate(EVERY)],
 )
 def test_a_damaged_file_of_a_run_is_told_or_left_out(folder, tmp_path, name, damage):
     from mimlab import compare, verdicts
@@ -106,6 +110,84 @@ def test_a_damaged_file_of_a_run_is_told_or_left_out(folder, tmp_path, name, dam
             assert "\n" not in str(error)
     told = [one.path.name for one in compare.select("*", folder.out)]
     assert "whole" in told and ("a" in told) == (name != "config.json")
+
+
+def test_a_line_without_end_is_passed_over_in_parts(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"a\nb\nc" + b"x" * 20 + b"\nd\n")
+    assert files.lines(path, 0, 6) == (b"a\nb", 4)
+    assert files.lines(path, 4, 6) == (b"", 10)  # so many without an end of a line
+    assert files.lines(path) == (b"a\nb\nc" + b"x" * 20 + b"\nd", path.stat().st_size)
+
+
+def test_numbers_that_no_float_holds_are_left_out(folder):
+    run = folder("a", evals={"knn": {"results": {"after mae": {"metric": "top1", "top1": 10**400}}}})
+    rows = [{"step": 1, "loss": 10**400, "lr": 0.1}, {"step": 10**400}, {"step": 2, "loss": 1.0}]
+    long = '{"step": 3, "name": "' + "x" * files.LINE + '"}\n'
+    (run.path / "metrics.jsonl").write_text(long + "".join(json.dumps(row) + "\n" for row in rows))
+    assert run.metrics() == [{"step": 1, "lr": 0.1}, {"step": 2, "loss": 1.0}]
+    assert run.evaluations() == {}
+
+
+def repacked(source, target, **pickled):
+    """A file of torch.save with its entries deflated, or stored with another pickle."""
+    with zipfile.ZipFile(source) as before, zipfile.ZipFile(target, "w") as after:
+        for entry in before.infolist():
+            raw, way = before.read(entry), zipfile.ZIP_STORED if pickled else zipfile.ZIP_DEFLATED
+            if entry.filename.endswith("data.pkl") and pickled:
+                raw = pickled["pickle"]
+            after.writestr(entry.filename, raw, compress_type=way)
+
+
+def test_weights_that_unpack_to_more_or_hash_for_ever_are_refused(tmp_path):
+    torch.save({"model": {"a": torch.zeros(1 << 16)}}, tmp_path / "a.pth")
+    repacked(tmp_path / "a.pth", tmp_path / "bomb.pth")
+    with pytest.raises(Refused, match="compressed entries"):
+        checkpoints.contents(tmp_path / "bomb.pth")
+    nested = b"".join(b"0h" + bytes([k - 1]) + b"h" + bytes([k - 1]) + b"\x86q" + bytes([k]) for k in range(2, 60))
+    nested = b"\x80\x02}K\x01K\x01\x86q\x01" + nested + b"K\x01s."  # a tuple of itself twice, and so on, as a key
+    repacked(tmp_path / "a.pth", tmp_path / "deep.pth", pickle=nested)
+    (tmp_path / "old.pth").write_bytes(nested)
+    for name in ("deep.pth", "old.pth"):
+        with pytest.raises(Refused, match="nested too deep"):
+            checkpoints.contents(tmp_path / name)
+    torch.save({"a": torch.zeros(128)}, tmp_path / "older.pth", _use_new_zipfile_serialization=False)
+    assert checkpoints.contents(tmp_path / "older.pth")["a"].shape == (128,)
+
+
+def test_a_file_of_holes_larger_than_the_memory_is_refused(tmp_path):
+    for name in ("a.pth", "a.safetensors"):
+        with open(tmp_path / name, "wb") as file:
+            file.truncate(1 << 42)
+        with pytest.raises(Refused, match="more than this machine's memory"):
+            checkpoints.contents(tmp_path / name)
+
+
+def test_a_result_is_of_the_same_protocol_where_its_images_were_moved(tmp_path):
+    import shutil
+
+    import numpy as np
+    from PIL import Image
+
+    from mimlab.evals import described
+
+    class Split(list):
+        split = "test"
+
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / "one" / split / name).mkdir(parents=True)
+            for k in range(2):
+                pixels = np.full((4, 4, 3), 40 * k + len(split) + 100 * (name == "b"), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "one" / split / name / f"{k}.png")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "other" / "test" / "a" / "0.png")
+    said = {}
+    for place in ("one", "two", "other"):
+        cfg = mimlab.Evaluate(run="x", data="folder", data_args={"path": str(tmp_path / place)})
+        said[place] = described(cfg, None, Split("ab"), Split("ab"))
+    assert said["one"] == said["two"] != said["other"]
 
 
 def test_a_module_that_only_a_run_names_is_not_imported(folder, tmp_path, monkeypatch):

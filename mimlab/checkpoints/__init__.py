@@ -53,6 +53,7 @@ def read_safetensors(path):
     path = Path(path)
     if not path.is_file():
         raise Refused(f"no weights at {path}{'; it is no plain file' if path.exists() else ''}")
+    fitting(path)
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
@@ -69,18 +70,35 @@ def contents(path):
 
     import torch
 
+    from mimlab.checkpoints.bounds import check
+
     path = Path(path)
     if not path.is_file():
         raise Refused(f"no checkpoint at {path}")
     if path.suffix == ".safetensors":
         return read_safetensors(path)
+    fitting(path)
     try:
+        check(path)
         with torch.serialization.safe_globals(allowed()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and torch each have their own
         named = re.search(r"(?:GLOBAL|class) ([\w.]+\.\w+)", str(error))
         said = f"it holds {named[1]}" if named else reason(error)
         raise Refused(f"{path} cannot be read as plain weights; it is truncated or holds code ({said})") from None
+
+
+def fitting(path):
+    """Refuse a file larger than this machine's memory, such as one of holes alone, before it is read."""
+    import os
+
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows does not tell
+        return
+    size = path.stat().st_size
+    if size > memory:
+        raise Refused(f"{path} has {size:,} bytes, more than this machine's memory ({memory:,})")
 
 
 def allowed():

@@ -12,7 +12,6 @@ Names (dall_e/encoder.py, decoder.py): `blocks.group_1.block_1.res_path.conv_1.w
 import io
 import math
 import pickle
-import pickletools
 import struct
 import zipfile
 from collections import OrderedDict
@@ -22,6 +21,7 @@ from typing import NamedTuple
 import torch
 
 from mimlab.checkpoints import load, read_safetensors, unwrapped
+from mimlab.checkpoints.bounds import bounded
 from mimlab.errors import Refused, reason, shown
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # torch/serialization.py, of the older format
@@ -31,7 +31,6 @@ STORAGES = {f"{name}Storage": dtype for name, dtype in {
 }.items()}  # fmt: skip
 PLAIN = {"collections": {"OrderedDict": OrderedDict}, "builtins": {"set": set, "frozenset": frozenset}}
 PLAIN["__builtin__"] = PLAIN["builtins"]  # as Python 2 named it, and pickle's protocol 2 still does
-OPERATIONS, DEEPEST = 5_000_000, 12  # of a pickle; tuples within tuples
 BROKEN = (
     pickle.UnpicklingError,
     EOFError,
@@ -165,7 +164,7 @@ def _zipped(archive):
         raise pickle.UnpicklingError("compressed entries, which torch.save never writes")
     if f"{folder}/byteorder" in archive.namelist() and archive.read(f"{folder}/byteorder") != b"little":
         raise pickle.UnpicklingError("written on a machine with another byte order")
-    pickled = Inert(io.BytesIO(_bounded(archive.read(f"{folder}/data.pkl"))))
+    pickled = Inert(io.BytesIO(bounded(archive.read(f"{folder}/data.pkl"))))
     notes = _named(pickled.load())
 
     def numbers():
@@ -177,7 +176,7 @@ def _zipped(archive):
 
 def _older(file):
     """The older format: three pickles of its own, the module, the names of all storages, each with its count."""
-    _bounded(file, 5)
+    bounded(file, 5)
     magic, version, machine = (Inert(file).load() for _ in range(3))
     if (magic, version) != (MAGIC, PROTOCOL) or not machine["little_endian"]:
         raise pickle.UnpicklingError("no file of torch.save, or of a machine with another byte order")
@@ -191,48 +190,6 @@ def _older(file):
             yield storage, file.read(storage.count * storage.dtype.itemsize)
 
     return notes, numbers()
-
-
-def _bounded(pickled, count=1):
-    """Refuse pickles that ask for much memory or time: memo numbers beyond what they hold, tuples in tuples in tuples.
-
-    A tuple that holds another twice, and so on, takes for ever to be hashed. pickled: the bytes, returned, or a file that
-    stands before `count` pickles, where it stands again. Operations are looked at, nothing is made.
-    """
-    file = io.BytesIO(pickled) if isinstance(pickled, bytes) else pickled
-    start, mark = file.tell(), pickletools.markobject
-    for _ in range(count):
-        stack, memo = [], {}  # how deep each object is nested in tuples; None: a mark
-        for made, (code, argument, _) in enumerate(pickletools.genops(file)):
-            if code.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-                number = len(memo) if argument is None else argument
-                if number > made + 1024:
-                    raise pickle.UnpicklingError(f"memo number {number} after {made} operations")
-                memo[number] = stack[-1]
-                continue
-            taken = []
-            if mark in code.stack_before or code.name == "POP_MARK":
-                while (top := stack.pop()) is not None:
-                    taken.append(top)
-            before = (
-                code.stack_before[: code.stack_before.index(mark)] if mark in code.stack_before else code.stack_before
-            )
-            for _ in before if code.name != "POP_MARK" else ():
-                taken.append(stack.pop() or 0)
-            depth = (
-                1 + max(taken, default=0)
-                if "TUPLE" in code.name
-                else max(taken, default=0)
-                if code.name == "FROZENSET"
-                else 0
-            )
-            if code.name in ("GET", "BINGET", "LONG_BINGET"):
-                depth = memo[argument]
-            if depth > DEEPEST or made > OPERATIONS:
-                raise pickle.UnpicklingError("it is nested too deep, or too long")
-            stack += [None if after is mark else depth for after in code.stack_after]
-    file.seek(start)
-    return pickled
 
 
 def _named(root):

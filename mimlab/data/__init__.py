@@ -75,6 +75,11 @@ def location(name, given):
     return tuple(getattr(source(name), "location", lambda options: ())(given))
 
 
+def content(name, split, given):
+    """A text that is the same for the same files of a split, wherever they lie and however they are decoded."""
+    return asked(name, split, 1, given)[4].fingerprint
+
+
 def open(name, split="train", *, size, fraction=1.0, seed=0, **given):
     """A split of a data set as square images of `size` pixels, from the cache, which is built where missing.
 

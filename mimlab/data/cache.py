@@ -67,14 +67,23 @@ def stored(key, size=None):
     if not place.is_dir():
         return None
     try:
-        meta = json.loads((place / "meta.json").read_text(encoding="utf-8"))
+        meta = json.loads((place / "meta.json").read_text(encoding="utf-8"))  # our own file, in MIMLAB_HOME
         if meta.get("format") != FORMAT:
             raise Damaged(f"it has format {shown(meta.get('format', 1))}, not {FORMAT}")
         labels = np.load(place / "labels.npy", allow_pickle=False) if meta["labelled"] else None
         pixels = np.load(place / "images.npy", mmap_mode="r", allow_pickle=False)
         _check(place, meta, labels, pixels, size)
         return Stored(pixels, labels, meta["classes"], meta["skipped"], meta["about"])
-    except (ValueError, EOFError, KeyError, TypeError, AttributeError, RecursionError, FileNotFoundError) as error:
+    except (
+        ValueError,
+        EOFError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        FileNotFoundError,
+        MemoryError,
+    ) as error:
         raise Damaged(str(error) or type(error).__name__) from None
 
 

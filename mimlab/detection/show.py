@@ -1,7 +1,6 @@
 """What notebook 10 shows of a transfer, to detection or to segmentation."""
 
 import importlib
-import json
 
 from mimlab import verdicts
 from mimlab.detection import data, training
@@ -35,8 +34,11 @@ def compared(cfg):
         raise Refused(f"{cfg.folder()} has no result yet; train first")
     found = {_title(own): own}
     for path in sorted(place(cfg.out).glob(f"*/evals/{cfg.task}.json")):
-        other = json.loads(path.read_text())
-        if path.parent.parent != cfg.folder() and {n: v for n, v in other["config"].items() if n not in free} == wanted:
+        other = training.result(path.parent.parent, cfg.task)
+        about = other.get("config") if other else None
+        if not isinstance(about, dict) or path.parent.parent == cfg.folder():
+            continue
+        if {n: v for n, v in about.items() if n not in free} == wanted:
             title = _title(other)
             found[title if title not in found else f"{title} ({path.parent.parent.name})"] = other
     return found

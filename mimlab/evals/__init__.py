@@ -160,7 +160,13 @@ def source(cfg, settings):
 def described(cfg, settings, train, test):
     """What was learnt from and tested on, so that numbers on other images or labels are not taken for the same."""
     name, options = source(cfg, settings)
-    options = f"-{digest(options)[:6]}" if options else ""
+    where = data.location(name, options)
+    if where:  # what the images are counts, not where they lie
+        split = "train" if cfg.validation else "test"
+        options = {key: value for key, value in options.items() if key not in where} | {
+            "images": data.content(name, split, options)
+        }
+    options = f"-{digest(options)[:16]}" if options else ""
     return f"{name}{options}, {len(train)} labels, {len(test)} {test.split} images"
 
 

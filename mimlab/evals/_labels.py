@@ -81,7 +81,7 @@ def hashes(images):
     """64 bits of each image's pixels, uint64 (N,); computed once for a fingerprint, then read from MIMLAB_HOME."""
     path = data.home() / "hashes" / f"{images.fingerprint}.npy"
     if path.is_file():
-        with contextlib.suppress(ValueError, EOFError, OSError):  # damaged on the disk: computed anew
+        with contextlib.suppress(ValueError, EOFError, OSError, MemoryError):  # damaged on the disk: computed anew
             found = np.load(path, allow_pickle=False)
             if found.dtype == np.uint64 and found.shape == (len(images),):
                 return found

@@ -5,13 +5,14 @@ configured alike is one task, in this study and in every other with the same `ou
 """
 
 import dataclasses
+import glob
 import hashlib
 import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mimlab import strict
+from mimlab import files, strict
 from mimlab.config import Evaluate, Pretrain
 from mimlab.errors import Refused, shown
 from mimlab.settings import place
@@ -147,12 +148,24 @@ def _pretrain(spec, settings, evaluations, known):
     for given in evaluations:
         cfg = Evaluate.read(given)
         kept = {key: value for key, value in cfg.dict().items() if key not in ("run", "out", "device", "name")}
-        inside = f"{cfg.plain_name()}-{digest(kept)}"
+        inside = earlier(place(folder) / "evals", cfg, kept) or f"{cfg.plain_name()}-{digest(kept)}"
         parameters = given | {"run": str(place(folder)), "out": spec.out, "name": inside}
         job.tasks.append(
             Task("evaluate", inside, os.path.join(folder, "evals", inside), str(spec.evaluator), parameters)
         )
     return job
+
+
+def earlier(folder, cfg, kept):
+    """The name of a result with the settings `kept`, from when names had six digits of their hash; None if there is none."""
+    for path in sorted(folder.glob(f"{glob.escape(cfg.plain_name())}-??????.json")):
+        try:
+            about = files.load(path).get("config")
+        except (OSError, Refused):
+            continue
+        if isinstance(about, dict) and {name: about.get(name) for name in kept} == kept:
+            return path.stem
+    return None
 
 
 def _notebook(spec, settings):
@@ -172,8 +185,8 @@ def _notebook(spec, settings):
 
 
 def digest(content):
-    """Six hex digits of anything that JSON can hold."""
-    return hashlib.blake2b(strict.dumps(content, sort_keys=True).encode(), digest_size=3).hexdigest()
+    """16 hex digits of anything that JSON can hold."""
+    return hashlib.blake2b(strict.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def _plain(varied):
