@@ -1,11 +1,14 @@
 """Position tables and schedules against the official code; groups, patches, decoder."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from oracle_cases import assert_close, cases, load
 
 from mimlab import encoders
+from mimlab.errors import Refused
 from mimlab.layers import (
     Normalise,
     decay_groups,
@@ -156,3 +159,58 @@ def test_a_model_without_memory_has_the_shapes_of_the_real_one_and_draws_no_numb
     assert all(value.is_meta for value in sketch.parameters())
     assert torch.empty(2, device="meta").shape == torch.zeros(2).normal_().shape  # outside, tensors are filled again
     assert torch.zeros(3).fill_(2.0).tolist() == [2.0] * 3
+
+
+WRONG = {
+    "uint8": (lambda x: (x * 255).byte(), "images are uint8; they should be float in"),
+    "int64": (lambda x: (x * 255).long(), "images are int64"),
+    "0 to 255": (lambda x: x * 255, "images reach from .* to 2[0-9.]+; they should be in"),
+    "normalised": (lambda x: (x - 0.45) / 0.22, "images reach from -2.* images \\* deviation \\+ mean"),
+    "-1 to 1": (lambda x: 2 * x - 1, "images reach from -"),
+    "nan": (lambda x: x.index_fill(3, torch.tensor([0]), float("nan")), "images reach from nan"),
+}
+
+
+def borders():
+    """Whatever takes images of a user's: name -> function of images (2, 3, 32, 32)."""
+    from mimlab import masks
+    from mimlab.find import find
+    from mimlab.methods.mae import MAE
+
+    mask = torch.arange(16).expand(2, 16) < 8
+    vit = encoders.create("vit", 32, 8, dim=16, depth=2, heads=2).eval()
+    mae = MAE(vit, None, decoder_dim=16, decoder_depth=1, decoder_heads=2).eval()
+    found = {
+        "forward": vit,
+        "features": vit.features,
+        "masked": lambda x: vit(x, mask),
+        "attention": lambda x: vit.attention(x, [1]),
+        "maps": lambda x: vit.maps(x, [0]),
+        "reconstruct": lambda x: mae.reconstruct(x, mask),
+        "judge": lambda x: mae.judge(x, mask),
+        "xcit": encoders.create("xcit", 32, 8, dim=128, depth=1, heads=4).eval().class_attention,
+        "resnet": encoders.create("resnet10t", 32, 32).eval().features,
+        "mask": lambda x: masks.sample("superpixel", 2, (4, 4), 0.5, torch.Generator().manual_seed(0), images=x),
+    }
+    for name in ("kmeans", "random_projection"):
+        found[name] = partial(find("tokenizers", name).Tokenizer(16, 8), grid=(4, 4))
+    return found
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_images_that_are_not_float_from_0_to_1_are_refused_at_every_border(kind):
+    change, said = WRONG[kind]
+    right = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    right[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    for name, take in borders().items():
+        take(right)
+        with pytest.raises(Refused, match=said):
+            take(change(right))
+            pytest.fail(name)
+
+
+def test_values_are_not_looked_at_in_training():
+    vit = encoders.create("vit", 32, 8, dim=16, depth=1, heads=2)
+    assert vit.train()(3 * torch.ones(1, 3, 32, 32))[1].isfinite().all()
+    with pytest.raises(Refused, match="uint8"):
+        vit(torch.ones(1, 3, 32, 32, dtype=torch.uint8))

@@ -234,7 +234,7 @@ class Encoder(nn.Module):
         H and W may be other multiples of the patch than the encoder was built for, where it `can_resize`. A mask that
         drops may have k * B rows: k looks at the same images, one after another.
         """
-        front, table = self.positions_at(self.cells(images))
+        front, table = self.positions_at(self.cells(self.normalise.checked(images)))
         projection = getattr(self.trunk.patch_embed, "proj", None)
         plain = untouched(self.trunk.patch_embed, type(self.trunk.patch_embed)) and untouched(projection, nn.Conv2d)
         x = patchify(images, self.patch) if plain else self.called(images)  # (B, N, 3 * patch * patch), or (B, N, D)

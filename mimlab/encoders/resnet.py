@@ -123,7 +123,7 @@ class ResNet(nn.Module):
         if wrong:
             raise Refused(f"layers = {wrong}: a ResNet has stages 0 to {self.depth - 1}")
         trunk, found = self.trunk, {}
-        x = trunk.maxpool(trunk.act1(trunk.bn1(trunk.conv1(self.normalise(images)))))
+        x = trunk.maxpool(trunk.act1(trunk.bn1(trunk.conv1(self.normalise(self.normalise.checked(images))))))
         for index, stage in enumerate(self.stages()[: max(layers) + 1]):
             x = stage(x)
             found[index] = x

@@ -142,7 +142,7 @@ class XCiT(Encoder):
 
         H and W may be any multiples of the patch. With a mask, hidden pixels are blanked before the convolutions.
         """
-        grid = self.cells(images)
+        grid = self.cells(self.normalise.checked(images))
         if mask is not None and fill is None:
             raise Refused(
                 f"{self.spec['model_name']} cannot leave hidden patches out: its local patch interaction needs the whole "

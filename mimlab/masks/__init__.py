@@ -19,7 +19,7 @@ import torch
 
 from mimlab.errors import Refused, shown
 from mimlab.find import check_options, find, options, ranges
-from mimlab.layers import lost
+from mimlab.layers import check_images, lost
 
 FILLED = ("scores", "goal", "method")  # keyword-only parameters that are filled in here
 
@@ -127,6 +127,7 @@ def score(strategy, images, grid, method=None, **given):
     check_options("mask_args", given, _functions(strategy), reserved=FILLED)
     if images is None:
         raise Refused(f"mask = {shown(_name(strategy))} looks at the images; give `images`, or `scores`")
+    check_images(images)
     told = {name: value for name, value in given.items() if name in options(look)}
     if not asks(strategy):
         found = look(images, grid, **told)

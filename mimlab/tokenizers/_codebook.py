@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import normalize
 
 from mimlab.errors import Refused
-from mimlab.layers import PIXELS, exact, patchify, unpatchify
+from mimlab.layers import PIXELS, check_images, exact, patchify, unpatchify
 from mimlab.tokenizers._base import Base, resize
 
 ROOM = 1 << 22  # similarities held at a time, 16 MiB: 512 patches at a vocabulary of 8,192
@@ -33,7 +33,7 @@ class PatchTokenizer(Base):
     @torch.no_grad()
     def forward(self, images, grid):
         with exact(images.device):  # half precision would change tokens
-            x = patchify(resize(images.float(), grid, self.patch), self.patch)  # (B, N, D)
+            x = patchify(resize(check_images(images).float(), grid, self.patch), self.patch)  # (B, N, D)
             return nearest(self.vectors(x.flatten(0, 1)), self.codebook).view(x.shape[:2])
 
     def vectors(self, patches):

@@ -21,7 +21,7 @@ from torch.nn.functional import interpolate, max_pool2d, one_hot
 
 from mimlab.checkpoints import dalle as files
 from mimlab.errors import Refused, shown
-from mimlab.layers import exact
+from mimlab.layers import check_images, exact
 from mimlab.tokenizers import Base, resize, whole
 from mimlab.tokenizers._conv import Conv
 
@@ -169,7 +169,7 @@ class Tokenizer(Base):
     @torch.no_grad()
     def forward(self, images, grid):
         with exact(images.device):  # half precision would change tokens
-            logits = self.encoder(map_pixels(resize(images.float(), grid, STRIDE)))  # (B, K, h, w)
+            logits = self.encoder(map_pixels(resize(check_images(images).float(), grid, STRIDE)))  # (B, K, h, w)
             return logits.argmax(1).flatten(1)
 
     def decode(self, ids, grid):

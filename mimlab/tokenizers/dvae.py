@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from torch.nn.functional import pixel_shuffle
 
-from mimlab.layers import exact, schedule
+from mimlab.layers import check_images, exact, schedule
 from mimlab.tokenizers import Base, chosen, distinct, highest, resize, scattered, whole
 from mimlab.tokenizers._conv import Conv
 from mimlab.tokenizers.kmeans import lloyd
@@ -125,7 +125,7 @@ class Tokenizer(Base):
     @torch.no_grad()
     def forward(self, images, grid):
         with exact(images.device):  # half precision would change tokens
-            x = vectors(self.network.encode(resize(images.float(), grid, self.patch)))
+            x = vectors(self.network.encode(resize(check_images(images).float(), grid, self.patch)))
             return nearest(x, self.codebook).view(len(images), -1)
 
     def decode(self, ids, grid):
