@@ -6,6 +6,7 @@ A folder may have come from somebody else: whatever is read may be damaged or mi
 """
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from mimlab.settings import place
 __all__ = ["Run", "commit", "versions", "write"]
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "datasets", "numpy")
+MOST_ROWS = 2_000_000  # of metrics.jsonl that are held in memory, some 1 kB each
 FORMAT = 2  # of config.json; 1 had no number, and six digits of a hash in the folder's name
 # what config.json holds beside the settings: name -> (type, what stands for one that is missing)
 KEPT = {
@@ -199,15 +201,22 @@ class Run:
 
     # metrics
 
+    def rows(self):
+        """Rows of metrics.jsonl, in order, one after another: numbers by name, with a step. Damaged ones are left out."""
+        at, before = 0, -1
+        with contextlib.suppress(OSError):
+            while at > before:
+                before = at
+                whole, at = files.lines(self.path / "metrics.jsonl", before)
+                yield from logged(whole)
+
     def metrics(self):
-        """Rows of metrics.jsonl, in order: numbers by name, with a step. What was cut short or damaged is left out."""
-        try:
-            found, end = files.lines(self.path / "metrics.jsonl")
-            if end == files.LARGEST:
-                say(f"left out: what {self.path / 'metrics.jsonl'} has beyond {end:,} bytes")
-            return logged(found)
-        except OSError:
-            return []
+        """The `rows` as a list, at most `MOST_ROWS`; what lies beyond is said."""
+        rows = self.rows()
+        found = list(itertools.islice(rows, MOST_ROWS))
+        if next(rows, None) is not None:
+            say(f"left out: what {self.path / 'metrics.jsonl'} has beyond {MOST_ROWS:,} lines")
+        return found
 
     def metrics_since(self, at):
         """Rows of metrics.jsonl from byte `at` on, whole lines only, and the byte where the next one will begin.
@@ -232,12 +241,12 @@ class Run:
 
     def forget_after(self, step):
         """Drop rows beyond the checkpoint that training goes on from."""
-        rows = [row for row in self.metrics() if row["step"] <= step]
         for kept, path in self.kept().items():
             if kept > step:
                 files.remove(path)
         if (self.path / "metrics.jsonl").exists():
-            write(self.path / "metrics.jsonl", "".join(strict.dumps(row) + "\n" for row in rows))
+            with files.aside(self.path / "metrics.jsonl") as fresh, fresh.open("w") as file:
+                file.writelines(strict.dumps(row) + "\n" for row in self.rows() if row["step"] <= step)
 
     # checkpoints
 

@@ -196,3 +196,20 @@ def test_what_is_no_run_is_refused_at_once_and_told_how_a_name_is_found(name, tm
         Run(name)
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
     assert Run.at("typo").metrics() == [] and not Run.at("typo").finished
+
+
+def test_a_log_is_read_and_cut_in_pieces_and_loses_nothing(tmp_path, monkeypatch, capsys):
+    from mimlab import files, run
+
+    monkeypatch.setattr(
+        files.lines, "__defaults__", (0, 64)
+    )  # bytes at once: a line of the log, and a part of the next
+    rows = [{"step": k, "loss": 1.0 / (k + 1)} for k in range(40)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "metrics.jsonl").write_text(text[:500] + text[500:] + '{"step": 40, "lo')
+    assert Run(tmp_path).metrics() == rows
+    monkeypatch.setattr(run, "MOST_ROWS", 10)
+    assert Run(tmp_path).metrics() == rows[:10] and "beyond 10 lines" in "".join(capsys.readouterr())
+    Run(tmp_path).forget_after(29)
+    assert list(Run(tmp_path).rows()) == rows[:30]
