@@ -144,6 +144,7 @@ def test_methods_are_tried_beside_each_other():
         bench(["beit"], tried=[("method", "beitt")], **QUICK)
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_fresh_process():
     """A batch four times as large needs more, and what is imported is not counted."""
     small, large = (sizes.settings("supervised", "32px", dict(tiny("supervised", batch_size=b))) for b in ("64", "256"))

@@ -97,6 +97,7 @@ def test_another_configuration_in_the_folder_is_refused(done):
         train(done[0].replace(lr=0.1))
 
 
+@pytest.mark.slow
 def test_it_learns_one_image(tmp_path):
     """Boxes, labels and masks arrive where they should: the picture that it trains on is found."""
     pictures = {"size": 64, "train": 1, "test": 1, "classes": "any", "layout": "object"}
