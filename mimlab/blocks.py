@@ -24,6 +24,8 @@ from mimlab.mlp import feed, scaled
 class Block(vision_transformer.Block):
     """The block of a ViT: x (B, T, D) -> (B, T, D), or (B, M, D) at `rows`."""
 
+    attention = Attention  # timm's class of `attn`
+
     def forward(self, x, attn_mask=None, is_causal=False, rows=None):
         attn = self.attn
         if not known(self):
@@ -47,6 +49,8 @@ class Block(vision_transformer.Block):
 
 class BeitBlock(beit.Block):
     """The block of a BEiT, likewise; a relative position bias that is trained takes few passes, on CPUs too."""
+
+    attention = beit.Attention
 
     def forward(self, x, shared_rel_pos_bias=None, rows=None):
         if not known(self):
@@ -73,16 +77,13 @@ class BeitBlock(beit.Block):
         return x + self.drop_path2(feed(self.mlp, self.norm2(x), self.gamma_2))
 
 
-ATTENTION = {Block: Attention, BeitBlock: beit.Attention}
-
-
 def known(block):
     """Whether the block still is what was adopted, so that weights of its layers may be read. `Compiled` asks it before."""
     if torch.compiler.is_compiling():
         return True
     attn = block.attn
     return (
-        exactly(attn, ATTENTION[type(block)])
+        exactly(attn, block.attention)
         and exactly(attn.qkv)
         and exactly(attn.proj)
         and all(type(drop) is nn.Dropout and not drop.p for drop in (attn.attn_drop, attn.proj_drop))
@@ -99,7 +100,7 @@ def adopt(blocks):
     for block in blocks:
         kind = ours.get(type(block))
         attn = getattr(block, "attn", None)
-        if kind and type(attn) is ATTENTION[kind] and getattr(attn, "gate", None) is None and type(block.mlp) is Mlp:
+        if kind and type(attn) is kind.attention and getattr(attn, "gate", None) is None and type(block.mlp) is Mlp:
             block.__class__ = kind
 
 

@@ -60,14 +60,12 @@ def weightless():
         yield
 
 
-def check_images(images, look=None):
-    """The images, if they are float in [0, 1]; else `Refused`. `look`: at their values too, which makes a GPU wait; None: on a CPU."""
+def check_images(images, look=False):
+    """The images, if they are float, meant to lie in [0, 1]; else `Refused`. `look`: at their values too, for which a GPU is waited for."""
     if not images.is_floating_point():
         raise Refused(
             f"images are {str(images.dtype).removeprefix('torch.')}; they should be float in [0, 1], such as images / 255"
         )
-    if look is None:
-        look = images.device.type == "cpu"
     if look and type(images) is torch.Tensor and images.numel() and not torch.compiler.is_compiling():
         low, high = (float(end) for end in images.detach().aminmax())
         if not -1e-3 <= low <= high <= 1 + 1e-3:  # also where a value is NaN
@@ -84,8 +82,6 @@ class Normalise(nn.Module):
     `name` is a key of `PIXELS`. Images (B, 3, H, W).
     """
 
-    looked = False  # at the values of images on a GPU
-
     def __init__(self, name):
         super().__init__()
         mean, std = PIXELS[name]
@@ -94,15 +90,6 @@ class Normalise(nn.Module):
 
     def forward(self, images):
         return (images - self.mean) / self.std
-
-    def checked(self, images):
-        """The images, `Refused` where they are not float in [0, 1]; values are looked at outside of training.
-
-        On a GPU, which has to wait for it, at the first ones alone: who forgets to convert does so each time.
-        """
-        look = not self.training and (images.device.type == "cpu" or not self.looked)
-        self.looked = self.looked or look
-        return check_images(images, look)
 
     def patches(self, patches):
         """The same for patches as `patchify` makes them, (B, N, 3 * patch * patch)."""

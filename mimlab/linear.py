@@ -6,6 +6,7 @@ calls it in full precision only in what it compiles. The numbers are the same up
 """
 
 import platform
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -33,10 +34,15 @@ def exactly(layer, kind=nn.Linear):
 
 
 def watched(module):
-    """Whether a hook would see `module` or a part of it: then each is called, as torch has promised it."""
+    """Whether a hook would see `module` or a part of it: then each is called, as torch has promised it.
+
+    The hooks by which FSDP gathers a block's weights do not count: they are the block's own, which is called anyway.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")
     return hooks._has_any_global_hook() or any(
         part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
         for part in module.modules()
+        if fsdp is None or not isinstance(part, fsdp.FSDPModule)
     )
 
 

@@ -29,9 +29,9 @@ def test_so_do_those_of_detection(monkeypatch):
     pictures = annotated.open("scenes", "train", {"train": 6, "test": 2})
     cfg = mimlab.Detect(batch_size=4)
     monkeypatch.setattr(training, "world", lambda: 2)
-    made = training.Batches(pictures, task.target, cfg)
+    made = training.Batches(pictures, task.target, cfg, task.augmented)
     monkeypatch.undo()
     first, targets = pickle.loads(pickle.dumps(made))[0]
-    whole, _ = training.Batches(pictures, task.target, cfg)[0]
+    whole, _ = training.Batches(pictures, task.target, cfg, task.augmented)[0]
     assert len(whole) == 4 and len(first) == len(targets) == 2
     assert all(torch.equal(one, other) for one, other in zip(first, whole, strict=False))

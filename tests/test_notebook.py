@@ -297,6 +297,7 @@ def alone(code):
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_the_kernel_checks_settings_where_torch_is_not_loaded():
     """Torch and timm are loaded once; what the kernel refuses is refused here, with no cell run and nothing written."""
     write("03_train.ipynb", 'patch_size = 4\nout = "runs"\nrun = "a"', "open('ran', 'w')", config="Pretrain")

@@ -1,6 +1,7 @@
 """Every notebook: stripped, thin, in step with its settings, and executed as a user would, tiny."""
 
 import ast
+import functools
 import json
 import re
 import time
@@ -72,27 +73,29 @@ def outputs(path):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """03 executed once with a tokenizer that has pictures, once with the paper's, which has none."""
+    """A tokenizer, whose pictures there are or (`random_projection`, the paper's) not -> 03 executed with it."""
     out = tmp_path_factory.mktemp("runs")
-    executed = {}
-    for tokenizer in ("kmeans", "random_projection"):
+
+    @functools.cache
+    def executed(tokenizer):
         given = TINY | {"out": str(out), "tokenizer": tokenizer, "run": tokenizer}
-        executed[tokenizer] = mimlab.execute(ROOT / "notebooks" / "03_pretrain.ipynb", given)
+        return mimlab.execute(ROOT / "notebooks" / "03_pretrain.ipynb", given)
+
     return executed
 
 
-def test_pretrain(runs):
-    for name, path in runs.items():
-        assert path.name == "pretrain.ipynb" and path.parent.name == name
-        figures = [data for data in outputs(path) if "application/vnd.plotly.v1+json" in data]
-        assert len(figures) >= 5
-        assert mimlab.Run.open(path.parent).finished
-    text = json.dumps(nbformat.read(runs["random_projection"], as_version=4))
-    assert "predicts no picture" in text and "Error displaying widget" not in text
+@pytest.mark.parametrize("tokenizer", ["kmeans", pytest.param("random_projection", marks=pytest.mark.slow)])
+def test_pretrain(runs, tokenizer):
+    path = runs(tokenizer)
+    assert path.name == "pretrain.ipynb" and path.parent.name == tokenizer
+    assert len([data for data in outputs(path) if "application/vnd.plotly.v1+json" in data]) >= 5
+    assert mimlab.Run.open(path.parent).finished
+    text = json.dumps(nbformat.read(path, as_version=4))
+    assert ("predicts no picture" in text) == (tokenizer != "kmeans") and "Error displaying widget" not in text
 
 
 def test_reconstructions_and_evaluation_of_the_run(runs):
-    run = str(runs["kmeans"].parent)
+    run = str(runs("kmeans").parent)
     path = mimlab.execute(
         ROOT / "notebooks" / "04_reconstructions.ipynb", {"run": run, "mask_ratio": "0.6", "images": 2}
     )
@@ -163,11 +166,12 @@ def until(condition, patience=90):
 
 
 def test_compare(runs):
-    path = mimlab.execute(ROOT / "notebooks" / "07_compare.ipynb", {"out": str(runs["kmeans"].parent.parent)})
+    path = mimlab.execute(ROOT / "notebooks" / "07_compare.ipynb", {"out": str(runs("kmeans").parent.parent)})
     assert path.parent.name == "compared" and path.stat().st_size < 3_000_000
     assert sum("application/vnd.plotly.v1+json" in data for data in outputs(path)) >= 7
 
 
+@pytest.mark.slow
 def test_tokenizers(tmp_path):
     given = {"out": str(tmp_path), "image_size": 28, "patch_size": 7, "vocab": 32, "samples": 30, "images": 2}
     given |= {"tokenizers": "random_projection, kmeans, dvae", "tokenizer_args": {"dvae": {"steps": 2}}}
@@ -199,6 +203,7 @@ def test_masks(tmp_path):
     assert NotebookNotary().check_signature(node)  # so JupyterLab shows it alive
 
 
+@pytest.mark.slow
 def test_scale(tmp_path):
     given = {"out": str(tmp_path), "methods": "mae", "encoder_args": {"dim": 24, "depth": 1, "heads": 2}, "rounds": 1}
     given |= {"sizes": "16, 32", "batches": "2, 4", "batch_size": 2, "ratios": "0.5, 0.75", "images": "1000, 4000"}

@@ -100,7 +100,8 @@ def test_many_processes_train_as_one(processes, which, alone, tmp_path):
         same_training(alone(settings["method"]), run_of(settings))
 
 
-@pytest.mark.parametrize("starts", [["forkserver"], pytest.param(["fork", "spawn"], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("starts", [["fork", "forkserver"], ["spawn"]])
+@pytest.mark.slow
 def test_loader_workers_make_each_process_s_own_rows_however_they_start(starts, alone, tmp_path):
     """forkserver is Python 3.14's usual way on Linux, spawn that of macOS; neither inherits the process group."""
     kinds = {start: given("mae", tmp_path / start, processes=2, workers=1) for start in starts}

@@ -152,7 +152,7 @@ def _open(id, config, revision):
     """Every split, a `datasets.DatasetDict`; one line for whatever `datasets` cannot do."""
     import datasets
 
-    shown = datasets.utils.logging.is_progress_bar_enabled()
+    bars = datasets.utils.logging.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
         return datasets.load_dataset(id, config, revision=revision)
@@ -163,7 +163,7 @@ def _open(id, config, revision):
             f"offline, use a set that this machine has loaded before, or data = 'folder'"
         ) from error
     finally:
-        if shown:
+        if bars:
             datasets.enable_progress_bars()
 
 

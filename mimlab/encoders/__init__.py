@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mimlab.errors import Refused, shown
 from mimlab.find import check_options, find, names
-from mimlab.layers import Normalise, patchify, weightless
+from mimlab.layers import Normalise, check_images, patchify, weightless
 from mimlab.linear import untouched
 from mimlab.masks import visible_ids
 
@@ -234,7 +234,7 @@ class Encoder(nn.Module):
         H and W may be other multiples of the patch than the encoder was built for, where it `can_resize`. A mask that
         drops may have k * B rows: k looks at the same images, one after another.
         """
-        front, table = self.positions_at(self.cells(self.normalise.checked(images)))
+        front, table = self.positions_at(self.cells(check_images(images)))
         projection = getattr(self.trunk.patch_embed, "proj", None)
         plain = untouched(self.trunk.patch_embed, type(self.trunk.patch_embed)) and untouched(projection, nn.Conv2d)
         x = patchify(images, self.patch) if plain else self.called(images)  # (B, N, 3 * patch * patch), or (B, N, D)

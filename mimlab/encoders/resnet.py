@@ -21,7 +21,7 @@ from mimlab import kinds
 from mimlab.encoders import Encoder
 from mimlab.encoders.xcit import BatchNorm
 from mimlab.errors import Refused, shown
-from mimlab.layers import Normalise
+from mimlab.layers import Normalise, check_images
 
 STRIDES = (32, 16, 8)  # what timm can build
 
@@ -123,7 +123,7 @@ class ResNet(nn.Module):
         if wrong:
             raise Refused(f"layers = {wrong}: a ResNet has stages 0 to {self.depth - 1}")
         trunk, found = self.trunk, {}
-        x = trunk.maxpool(trunk.act1(trunk.bn1(trunk.conv1(self.normalise(self.normalise.checked(images))))))
+        x = trunk.maxpool(trunk.act1(trunk.bn1(trunk.conv1(self.normalise(check_images(images))))))
         for index, stage in enumerate(self.stages()[: max(layers) + 1]):
             x = stage(x)
             found[index] = x

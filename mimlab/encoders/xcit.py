@@ -31,6 +31,7 @@ from mimlab.attention import pick
 from mimlab.distributed import gather, world
 from mimlab.encoders import Encoder, build, sized
 from mimlab.errors import Refused, shown
+from mimlab.layers import check_images
 from mimlab.masks import pixels
 
 KNOWN = {
@@ -142,7 +143,7 @@ class XCiT(Encoder):
 
         H and W may be any multiples of the patch. With a mask, hidden pixels are blanked before the convolutions.
         """
-        grid = self.cells(self.normalise.checked(images))
+        grid = self.cells(check_images(images))
         if mask is not None and fill is None:
             raise Refused(
                 f"{self.spec['model_name']} cannot leave hidden patches out: its local patch interaction needs the whole "

@@ -127,7 +127,7 @@ def score(strategy, images, grid, method=None, **given):
     check_options("mask_args", given, _functions(strategy), reserved=FILLED)
     if images is None:
         raise Refused(f"mask = {shown(_name(strategy))} looks at the images; give `images`, or `scores`")
-    check_images(images)
+    check_images(images, look=images.device.type == "cpu")
     told = {name: value for name, value in given.items() if name in options(look)}
     if not asks(strategy):
         found = look(images, grid, **told)

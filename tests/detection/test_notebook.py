@@ -36,11 +36,11 @@ def figures(path):
     ]
 
 
-def test_detection_and_segmentation(tmp_path):
-    for task in ("detect", "segment"):
-        path = mimlab.execute(NOTEBOOK, TINY | {"out": str(tmp_path), "run": task, "task": task})
-        assert path == tmp_path / task / "detection.ipynb" and len(figures(path)) == 6
-        assert (tmp_path / task / "evals" / f"{task}.json").is_file()
+@pytest.mark.parametrize("task", ["detect", pytest.param("segment", marks=pytest.mark.slow)])
+def test_detection_and_segmentation(task, tmp_path):
+    path = mimlab.execute(NOTEBOOK, TINY | {"out": str(tmp_path), "run": task, "task": task})
+    assert path == tmp_path / task / "detection.ipynb" and len(figures(path)) == 6
+    assert (tmp_path / task / "evals" / f"{task}.json").is_file()
 
 
 def test_only_what_shares_data_and_schedule_is_compared(tmp_path):

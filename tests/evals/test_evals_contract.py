@@ -140,6 +140,7 @@ def test_a_sweep_of_a_probe_encodes_once(run, monkeypatch):
     mimlab.evaluate(cfg.replace(evaluation_args={"k": 7}))
 
 
+@pytest.mark.slow
 def test_all_of_them_in_one_table(run):
     quick = QUICK | {"attentive": {"epochs": 1, "lr": 0.1, "batch": 5000}}
     cfg = mimlab.Evaluate(run=str(run.path), evaluation="all", evaluation_args=quick, seeds=1).resolved()

@@ -152,6 +152,7 @@ def test_class_tokens_where_there_are_none(run):
             Examined(mimlab.Features(run=run(name), pool="cls"))
 
 
+@pytest.mark.slow
 def test_the_notebook(run):
     given = {"run": run("mae"), "other": run("dino"), "samples": 30, "images": 2}
     path = mimlab.execute(ROOT / "notebooks" / "11_features.ipynb", given, progress=False)

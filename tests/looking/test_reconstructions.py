@@ -205,6 +205,7 @@ def file(tmp_path):
     return tmp_path / "mae_visualize_vit_small.pth"
 
 
+@pytest.mark.slow
 def test_an_official_file_in_the_notebook_is_its_own_demo(file, tmp_path):
     given = {
         "run": str(file),
