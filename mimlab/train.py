@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from mimlab import data, environment, masks, tokenizers
 from mimlab.batches import Batches
+from mimlab.checkpoints import check_folder
 from mimlab.cores import threads
 from mimlab.distributed import generator_for, mine, rank, world
 from mimlab.errors import Refused, reason
@@ -98,6 +99,7 @@ def _train(cfg, run, report):
     start = max(saved, default=0)
     if saved:
         try:
+            check_folder(saved[start])
             parallel.load(saved[start])
         except Exception as error:  # safetensors, zip and pickle each have their own
             raise Refused(

@@ -268,3 +268,201 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path):
         with pytest.raises(Refused, match="cannot write the checkpoint of step 2 .*no earlier checkpoint"):
             run.save(2, fails)
     assert not list(run.path.rglob("*.part"))
+
+
+TINY = {
+    "method": "simmim", "data": "emoji", "fraction": 0.1, "image_size": 16, "patch_size": 4, "encoder_args": {"dim": 24, "depth": 1, "heads": 2},
+    "batch_size": 16, "updates": "2", "epochs": 1, "warmup_epochs": 0, "log_every": 1, "knn_every": 0, "film": 0, "device": "cpu",
+}  # fmt: skip
+
+
+def squares(folder):
+    """Eight images of two classes in each split."""
+    import numpy as np
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (folder / split / name).mkdir(parents=True)
+            for k in range(4):
+                pixels = np.full((16, 16, 3), 20 * k + len(split) + 100 * (name == "b"), np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{k}.png")
+    return folder
+
+
+def test_an_interrupted_evaluation_goes_on_where_its_images_were_moved(tmp_path, monkeypatch):
+    from functools import wraps
+
+    from mimlab.evals import knn
+
+    run = mimlab.pretrain(mimlab.Pretrain(**TINY, out=str(tmp_path)))
+    first, seeds, evaluate = squares(tmp_path / "one"), [], knn.evaluate
+
+    @wraps(evaluate)
+    def counted(*given, **options):
+        seeds.append(1)
+        return evaluate(*given, **options)
+
+    monkeypatch.setattr(knn, "evaluate", counted)
+
+    def stop(row):
+        raise KeyboardInterrupt
+
+    cfg = {"run": str(run.path), "evaluation": "knn", "evaluation_args": {"k": 1}, "data": "folder", "seeds": 2}
+    cfg |= {"baseline": False}
+    with pytest.raises(KeyboardInterrupt):
+        mimlab.evaluate(mimlab.Evaluate(**cfg, data_args={"path": str(first)}), stop)
+    first.rename(tmp_path / "two")
+    mimlab.evaluate(mimlab.Evaluate(**cfg, data_args={"path": str(tmp_path / "two")}))
+    assert len(seeds) == 2  # one of each call
+
+
+def stopped(cfg):
+    """The run of `cfg`, of four steps an epoch, ended at its fifth."""
+
+    def stop(row):
+        if row["step"] == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        mimlab.pretrain(cfg, stop)
+    return Run.at(cfg.folder())
+
+
+def test_a_resume_looks_at_what_it_reads(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    cfg = mimlab.Pretrain(**TINY | {"updates": "6", "checkpoint_every": 1}, out=str(tmp_path))
+    run = stopped(cfg)
+    (checkpoint,) = run.checkpoints().values()
+    optimiser, model = checkpoint / "optimizer.bin", checkpoint / "model.safetensors"
+    whole, state = optimiser.read_bytes(), load_file(model)
+    (tmp_path / "whole.bin").write_bytes(whole)
+    repacked(tmp_path / "whole.bin", optimiser)
+    with pytest.raises(Refused, match="compressed entries"):
+        mimlab.pretrain(cfg)
+    optimiser.write_bytes(whole)
+    save_file({name: torch.full_like(value, float("nan")) for name, value in state.items()}, model)
+    with pytest.raises(Refused, match="not finite"):
+        mimlab.pretrain(cfg)
+    save_file(state, model)
+    assert not run.finished and mimlab.pretrain(cfg).finished
+
+
+def test_training_to_nan_is_told(tmp_path, monkeypatch):
+    from mimlab import train
+
+    kept = train.adamw
+
+    def spoiling(*given):
+        optimiser = kept(*given)
+        step, count = optimiser.step, []
+
+        def spoiled(*args, **options):
+            step(*args, **options)
+            count.append(1)
+            if len(count) == 8:
+                with torch.no_grad():
+                    optimiser.param_groups[0]["params"][0].fill_(float("nan"))
+
+        optimiser.step = spoiled
+        return optimiser
+
+    monkeypatch.setattr(train, "adamw", spoiling)
+    cfg = mimlab.Pretrain(**TINY | {"updates": "8", "checkpoint_every": 1}, out=str(tmp_path))
+    with pytest.raises(FloatingPointError, match="last good checkpoint: step 4, in"):
+        mimlab.pretrain(cfg)
+    run = Run.at(cfg.folder())
+    assert not run.finished and list(run.checkpoints()) == [4]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+@pytest.mark.parametrize("name", ["../OUT", "../../../../OUT", "a\\..\\OUT", "C:OUT", "C:/OUT"])
+def test_members_of_archives_stay_inside(tmp_path, monkeypatch, kind, name):
+    import io
+    import tarfile
+
+    monkeypatch.setenv("MIMLAB_HOME", str(tmp_path / "home" / "deep" / "deeper"))
+    path = tmp_path / f"evil.{kind}"
+    inside = {"run/config.json": b"{}", f"run/{name}": b"written"}
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for one, raw in inside.items():
+                archive.writestr(one, raw)
+    else:
+        with tarfile.open(path, "w") as archive:
+            for one, raw in inside.items():
+                about = tarfile.TarInfo(one)
+                about.size = len(raw)
+                archive.addfile(about, io.BytesIO(raw))
+    try:
+        remote.here(f"{kind}://run::{path}")
+    except Refused as error:
+        assert "\n" not in str(error)
+    assert not [one for one in tmp_path.rglob("*OUT*") if "remote" not in one.parts]
+
+
+@pytest.mark.parametrize("kind", ["SYMTYPE", "LNKTYPE"])
+def test_links_of_a_tar_bring_nothing_from_outside(tmp_path, monkeypatch, kind):
+    import tarfile
+
+    monkeypatch.setenv("MIMLAB_HOME", str(tmp_path / "home"))
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    with tarfile.open(tmp_path / "evil.tar", "w") as archive:
+        about = tarfile.TarInfo("run/link")
+        about.type, about.linkname = getattr(tarfile, kind), str(secret)
+        archive.addfile(about)
+    try:
+        found = remote.here(f"tar://run::{tmp_path / 'evil.tar'}")
+    except Refused as error:
+        assert "\n" not in str(error)
+    else:
+        assert not any(one.is_symlink() or one.read_bytes() == b"secret" for one in found.rglob("*") if one.is_file())
+    assert secret.read_text() == "secret" and secret.stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("command", ["run", "report", "export", "bench", "data"])
+def test_a_file_at_the_output_is_kept(folder, tmp_path, capsys, command, monkeypatch):
+    from mimlab.__main__ import main
+
+    run = folder("a", [{"step": 1, "loss": 1.0}])
+    monkeypatch.chdir(tmp_path)
+    ends = {"run": "ipynb", "report": "html", "bench": "json", "data": "html", "export": "x"}[command]
+    mine = tmp_path / f"mine.{ends}"
+    mine.write_text('{"mine": 1}')
+    notebook = os.path.join(os.path.dirname(os.path.dirname(mimlab.__file__)), "notebooks", "01_masks.ipynb")
+    given = {
+        "run": [notebook, "--output", str(mine)],
+        "report": [str(run.path), "--out", str(mine)],
+        "export": [str(run.path), "--format", "timm", "--out", str(mine)],
+        "bench": ["mae", "--out", str(mine)],
+        "data": ["emoji", "--out", str(mine)],
+    }
+    assert main([command, *given[command]]) == 2
+    assert mine.read_text() == '{"mine": 1}' and len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_every_file_that_a_run_leaves_may_be_a_link_and_nothing_is_written_outside(tmp_path):
+    import shutil
+
+    cfg = mimlab.Pretrain(
+        **TINY | {"updates": "6", "film": 2, "knn_every": 1, "checkpoint_every": 1, "keep_weights": True},
+        out=str(tmp_path),
+    )
+
+    stopped(cfg)
+    path, mine = cfg.folder(), tmp_path / "mine"
+    mine.write_text("mine")
+    shutil.copytree(path, tmp_path / "clean")
+    left = [one.relative_to(path) for one in path.rglob("*") if one.is_file()]
+    for name in [*left, "pretrain.ipynb", "pretrain.running.ipynb", "evals/knn.json", "report.html"]:
+        shutil.rmtree(path)
+        shutil.copytree(tmp_path / "clean", path)
+        (path / name).unlink(missing_ok=True)
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).symlink_to(mine)
+        with pytest.raises(Refused) as told:
+            mimlab.pretrain(cfg)
+        assert "\n" not in str(told.value) and mine.read_text() == "mine", name
+    assert len(left) > 8

@@ -88,6 +88,16 @@ def contents(path):
         raise Refused(f"{path} cannot be read as plain weights; it is truncated or holds code ({said})") from None
 
 
+def check_folder(folder):
+    """Look at every file of a checkpoint before its parts are read by others: none is too large, or hashes for ever."""
+    from mimlab.checkpoints.bounds import check
+
+    for path in sorted(path for path in Path(folder).iterdir() if path.is_file()):
+        fitting(path)
+        if path.suffix in (".bin", ".pkl", ".pt", ".pth"):
+            check(path)
+
+
 def fitting(path):
     """Refuse a file larger than this machine's memory, such as one of holes alone, before it is read."""
     import os

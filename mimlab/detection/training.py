@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader, Dataset
 
 from mimlab import environment, files, strict
+from mimlab.checkpoints import check_folder
 from mimlab.cores import threads
 from mimlab.detection import data, start
 from mimlab.detection.recipes import DROPS
@@ -156,6 +157,7 @@ def _train(cfg, run, report):
     if saved:
         first = max(saved)
         try:
+            check_folder(saved[first])
             accelerator.load_state(str(saved[first]))
         except Exception as error:  # safetensors, zip and pickle each have their own
             raise Refused(

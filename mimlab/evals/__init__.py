@@ -88,7 +88,8 @@ def _one(cfg, run, progress):
     for seed in range(cfg.seeds):
         train, test = sets(cfg, run, seed)
         if seed == 0:  # other seeds' fractions are of the same images
-            about |= {"data": [run.config["data_fingerprint"], test.fingerprint]}
+            about |= {"data_args": placeless(cfg.data, cfg.data_args) if cfg.data else {}}
+            about |= {"data": [run.config["data_fingerprint"], train.fingerprint, test.fingerprint]}
             kept = Seeds(run.path / "evals" / f"{cfg.name}.part", about)
         same = overlap(train, test)
         if same and seed == 0:
@@ -157,15 +158,19 @@ def source(cfg, settings):
     return (cfg.data, cfg.data_args) if cfg.data else (settings.data, settings.data_args)
 
 
+def placeless(name, options):
+    """A source's options but for those that say where its images lie."""
+    where = data.location(name, options)
+    return {key: value for key, value in options.items() if key not in where}
+
+
 def described(cfg, settings, train, test):
     """What was learnt from and tested on, so that numbers on other images or labels are not taken for the same."""
     name, options = source(cfg, settings)
     where = data.location(name, options)
     if where:  # what the images are counts, not where they lie
         split = "train" if cfg.validation else "test"
-        options = {key: value for key, value in options.items() if key not in where} | {
-            "images": data.content(name, split, options)
-        }
+        options = placeless(name, options) | {"images": data.content(name, split, options)}
     options = f"-{digest(options)[:16]}" if options else ""
     return f"{name}{options}, {len(train)} labels, {len(test)} {test.split} images"
 

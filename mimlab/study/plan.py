@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mimlab import files, strict
+from mimlab import data, files, remote, strict
 from mimlab.config import Evaluate, Pretrain
 from mimlab.errors import Refused, shown
 from mimlab.settings import place
@@ -148,7 +148,12 @@ def _pretrain(spec, settings, evaluations, known):
     for given in evaluations:
         cfg = Evaluate.read(given)
         kept = {key: value for key, value in cfg.dict().items() if key not in ("run", "out", "device", "name")}
-        inside = earlier(place(folder) / "evals", cfg, kept) or f"{cfg.plain_name()}-{digest(kept)}"
+        inside = earlier(place(folder) / "evals", cfg, kept)
+        if inside is None:
+            told = strict.dumps(kept, sort_keys=True)
+            if told not in known:
+                known[told] = digest(kept | images(cfg))
+            inside = f"{cfg.plain_name()}-{known[told]}"
         parameters = given | {"run": str(place(folder)), "out": spec.out, "name": inside}
         job.tasks.append(
             Task("evaluate", inside, os.path.join(folder, "evals", inside), str(spec.evaluator), parameters)
@@ -156,9 +161,24 @@ def _pretrain(spec, settings, evaluations, known):
     return job
 
 
+def images(cfg):
+    """{"data_args": ...} of an evaluation's own images with what they are in place of where they lie; {} where they cannot be read here."""
+    try:
+        where = data.location(cfg.data, cfg.data_args) if cfg.data else ()
+        if not where or any(remote.away(cfg.data_args.get(name, "")) for name in where):  # nothing is fetched to plan
+            return {}
+        what = [
+            data.content(cfg.data, split, cfg.data_args) for split in ("train", "train" if cfg.validation else "test")
+        ]
+    except Refused:
+        return {}
+    return {"data_args": {name: value for name, value in cfg.data_args.items() if name not in where} | {"images": what}}
+
+
 def earlier(folder, cfg, kept):
-    """The name of a result with the settings `kept`, from when names had six digits of their hash; None if there is none."""
-    for path in sorted(folder.glob(f"{glob.escape(cfg.plain_name())}-??????.json")):
+    """The name of a result with the settings `kept`, from when names held six digits, or where images lay; None if there is none."""
+    plain = glob.escape(cfg.plain_name())
+    for path in sorted([*folder.glob(f"{plain}-??????.json"), *folder.glob(f"{plain}-{digest(kept)}.json")]):
         try:
             about = files.load(path).get("config")
         except (OSError, Refused):
@@ -180,13 +200,26 @@ def _notebook(spec, settings):
     if spec.config is not None:
         whole = spec.config.read(whole).dict()
     name = f"{spec.notebook.stem}-{digest(whole)}"
+    before = f"{spec.notebook.stem}-{digest(whole, 3)}"
+    if not place(os.path.join(spec.out, name)).exists() and told(place(os.path.join(spec.out, before))) == settings:
+        name = before
     folder = os.path.join(spec.out, name)
     return Job(name, folder, whole, tasks=[Task("notebook", "notebook", folder, str(spec.notebook), settings)])
 
 
-def digest(content):
-    """16 hex digits of anything that JSON can hold."""
-    return hashlib.blake2b(strict.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
+def told(folder):
+    """The parameters of a notebook that was executed in `folder`, whether it failed or not; None if there are none."""
+    for name in ("result.json", "failed.json"):
+        try:
+            return files.load(folder / name).get("parameters")
+        except (OSError, Refused):
+            continue
+    return None
+
+
+def digest(content, size=8):
+    """Hex digits, two for each of `size` bytes, of anything that JSON can hold; folders of earlier formats have six."""
+    return hashlib.blake2b(strict.dumps(content, sort_keys=True).encode(), digest_size=size).hexdigest()
 
 
 def _plain(varied):

@@ -210,3 +210,41 @@ def test_every_study_of_the_clone_can_be_planned(path, scale, here):
     jobs = plan.plan(found)
     assert found.about and len({job.folder for job in jobs}) == len(jobs)
     assert all(len(job.tasks) == 1 + len(found.evaluations) for job in jobs)
+
+
+def test_an_evaluation_has_its_name_from_its_images_not_from_where_they_lie(here):
+    import numpy as np
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (here / "one" / split / name).mkdir(parents=True)
+            Image.fromarray(np.full((4, 4, 3), len(split), np.uint8)).save(here / "one" / split / name / "0.png")
+
+    def name(path):
+        own = f"evaluations: [{{evaluation: knn, data: folder, data_args: {{path: {path}}}}}]"
+        (job,) = plan.plan(read(here, TINY + own))
+        return job.tasks[1].name
+
+    before = name("one")
+    (here / "one").rename(here / "two")
+    assert name("two") == before
+    Image.new("RGB", (4, 4), "red").save(here / "two" / "train" / "a" / "1.png")
+    assert name("two") != before
+
+
+@pytest.mark.parametrize(("ended", "found"), [("result.json", True), ("failed.json", True), ("other.json", False)])
+def test_a_notebook_executed_in_a_folder_of_six_digits_is_found(here, notebook_writer, ended, found):
+    import json
+
+    notebook_writer(here / "n.ipynb", "x = 1\ny = 2", "print(x)")
+    (new,) = plan.plan(read(here, "notebook: n.ipynb\nbase: {x: 3}"))
+    whole = {"x": 3, "y": 2}
+    old = new.path.with_name(f"n-{plan.digest(whole, 3)}")
+    old.mkdir(parents=True)
+    (old / ended).write_text(json.dumps({"parameters": {"x": 3}, "said": "no"}))
+    (job,) = plan.plan(read(here, "notebook: n.ipynb\nbase: {x: 3}"))
+    assert job.path == (old if found else new.path)
+    (old / ended).write_text(json.dumps({"parameters": {"x": 4}}))  # another of the same six digits
+    (job,) = plan.plan(read(here, "notebook: n.ipynb\nbase: {x: 3}"))
+    assert job.path == new.path
