@@ -1,6 +1,7 @@
 """What a case says of itself (sizes, counts, switches) is what its arrays and weights hold: no stored number may be anything."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -15,18 +16,28 @@ SWITCHES = {  # a key of `config`, and the end of a name that only such a model'
     "use_mean_pooling": ("fc_norm.weight",),
     "global_pool": ("fc_norm.weight",),
 }
-NAMES = sorted(path.stem for path in folder().glob("*.json"))
 THEIRS = {"microsoft/unilm", "facebookresearch/mae", "Atten4Vis/CAE", "microsoft/SimMIM", "facebookresearch/dino"}
-CONFIGURED = [  # the switches are those codes'
-    name
-    for name in NAMES
-    if load(name)[0] is not None and "config" in load(name)[2] and load(name)[2]["source"].get("repo") in THEIRS
-]
+read = cache(load)  # of each case, once
 
 
-@pytest.mark.parametrize("name", CONFIGURED)
-def test_the_configuration_is_the_weights(name):
-    state, _, about = load(name)
+@pytest.fixture(scope="module", autouse=True)
+def forgotten():
+    yield
+    read.cache_clear()
+
+
+def names():
+    return sorted(path.stem for path in folder().glob("*.json"))
+
+
+def test_the_configuration_is_the_weights():
+    for name in names():
+        state, _, about = read(name)
+        if state is not None and "config" in about and about.get("source", {}).get("repo") in THEIRS:
+            configuration_is_the_weights(name, state, about)  # the switches are those codes'
+
+
+def configuration_is_the_weights(name, state, about):
     config = about["config"]
     if "mlp_ratio" in config:
         fc1 = next(value for key, value in state.items() if key.endswith("blocks.0.mlp.fc1.weight"))
@@ -50,39 +61,38 @@ def test_the_configuration_is_the_weights(name):
         }
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if any(key.startswith("loss") for key in load(name)[1])])
-def test_numbers_in_single_precision_are_those_in_double(name):
-    _, arrays, _ = load(name)
-    for key in arrays:
-        if key.startswith("loss") and key.endswith("_f64") and key.removesuffix("_f64") in arrays:
-            assert_close(arrays[key.removesuffix("_f64")], arrays[key], 1e-4, 1e-6, what=f"{name} {key}")
+def test_numbers_in_single_precision_are_those_in_double():
+    for name, arrays in ((name, read(name)[1]) for name in names()):
+        for key in [key for key in arrays if key.startswith("loss") and key.endswith("_f64")]:
+            if key.removesuffix("_f64") in arrays:
+                assert_close(arrays[key.removesuffix("_f64")], arrays[key], 1e-4, 1e-6, what=f"{name} {key}")
 
 
 def test_counts_are_those_of_the_masks():
     for name in cases("beit_pretrain"):
-        _, arrays, about = load(name)
+        _, arrays, about = read(name)
         if "n_masked" in about:
             assert about["n_masked"] == arrays["bool_masked_pos"].sum(1).tolist()
     for name in cases("cae_pretrain"):
-        _, arrays, about = load(name)
+        _, arrays, about = read(name)
         assert set(arrays["bool_masked_pos"].sum(1).tolist()) == {about["n_masked_each"]}
     for name in cases("mae_pretrain"):
-        _, arrays, about = load(name)
+        _, arrays, about = read(name)
         assert_close(arrays["mask"].mean(1), about["mask_ratio"] * np.ones(len(arrays["mask"])), 0, 1e-6)
     for name in cases("infonce_gather"):
-        _, arrays, about = load(name)
+        _, arrays, about = read(name)
         assert about["per_rank"] * about["world_size"] == len(arrays["z_a"])
     for name in cases("splitmask"):
-        state, arrays, about = load(name)
+        state, arrays, about = read(name)
         config = about["config"]
         assert (config["batch"], config["n"]) == arrays["in_a"].shape and math.prod(about["grid"]) == config["n"]
         fc1 = [value for key, value in state.items() if key.endswith("fc1.weight")]
         assert fc1 and all(len(value) == about["mlp_ratio"] * value.shape[1] for value in fc1)
     for name in cases("dino_loss"):
-        _, arrays, about = load(name)
+        _, arrays, about = read(name)
         assert arrays["student_output"].shape[1] == about["config"]["batch"] * about["config"]["ncrops"]
     for name in cases("xcit_neck"):
-        _, arrays, about = load(name)
+        _, arrays, about = read(name)
         config = about["config"]
         assert arrays["input_0"].shape == (config["batch"], config["embed_dim"], *config["feature_grid"])
         for level, stride in enumerate(about["strides"]):
@@ -90,10 +100,10 @@ def test_counts_are_those_of_the_masks():
                 sides = [config["patch_size"] * side // stride for side in config["feature_grid"]]
                 assert list(arrays[f"eval_{level}"].shape[2:]) == sides
     for name in cases("patch_tokenizers"):
-        _, arrays, about = load(name)
+        _, arrays, about = read(name)
         assert len(arrays["codebook_random_patches"]) == about["vocabulary"]
     for name in cases("dalle_encoder"):
-        _, arrays, about = load(name)
+        _, arrays, about = read(name)
         top = np.sort(arrays["logits"], axis=1)
         assert_close((top[:, -1] - top[:, -2]).min(), about["smallest_top2_margin"], 1e-3, 1e-5)
         config = about["config"]
@@ -103,7 +113,7 @@ def test_counts_are_those_of_the_masks():
 
 def test_votes_without_weights_are_a_plain_knn():
     for name in cases("dino_knn"):
-        _, arrays, about = load(name)
+        _, arrays, about = read(name)
         close = torch.from_numpy(arrays["test_features"] @ arrays["train_features"].T)
         labels = torch.from_numpy(arrays["train_labels"]).long()
         for k, percent in about["unweighted_vote_top1_percent"].items():
@@ -114,6 +124,6 @@ def test_votes_without_weights_are_a_plain_knn():
 
 def test_the_loss_of_the_masked_tokens_alone():
     for name in cases("cim"):
-        _, arrays, about = load(name)
+        _, arrays, about = read(name)
         masked = arrays["bool_masked_pos"].astype(bool)
         assert_close(arrays["bce"][masked].mean(), about["losses"]["revdet_bce_over_masked_only"], 1e-5, 0)

@@ -1,5 +1,7 @@
 """The pyramid against XCiT's and BEiT's."""
 
+import re
+
 import pytest
 import torch
 from oracle_cases import assert_close, cases, load
@@ -14,6 +16,8 @@ def test_xcit(name):
     state, arrays, case = load(name)
     neck = Neck(case["config"]["embed_dim"], case["config"]["patch_size"])
     assert list(neck.state_dict()) == case["state_dict_keys"]
+    taps = case["out_indices_in_the_recipe"]
+    assert list(depths(taps[-1] + 1)) == taps  # the last is the last block
     neck.load_state_dict(state)
     maps = [torch.from_numpy(arrays[f"input_{k}"]) for k in range(4)]
     for k, got in enumerate(neck.eval()(maps)):
@@ -26,9 +30,20 @@ def test_xcit(name):
     for moved in ("running_mean", "running_var"):
         if f"{moved}_after" in arrays:
             assert_close(getattr(neck.fpn1[1], moved), arrays[f"{moved}_after"], 1e-4, 1e-5, moved)
+    for key in state:
+        if key.endswith("num_batches_tracked"):  # one batch was trained on
+            assert neck.get_buffer(key) == state[key] + 1
     for parameter, norm in case["grad_norm"].items():
         if norm > 1e-2:  # a bias before a BatchNorm has none but rounding
             assert_close(neck.get_parameter(parameter).grad.norm(), norm, 1e-3, 0, parameter)
+
+
+@pytest.mark.parametrize("name", cases("official_names"))
+def test_full_size_names(name):
+    models = load(name)[2]["models"]
+    for key in [key for key in models if key.startswith("xcit_neck")]:
+        patch, dim = map(int, re.fullmatch(r"xcit_neck_p(\d+)_dim(\d+)", key).groups())
+        assert {n: list(v.shape) for n, v in Neck(dim, patch).state_dict().items()} == models[key]
 
 
 @pytest.mark.parametrize("name", cases("beit_fpn_backbone"))

@@ -85,7 +85,7 @@ def settings(config):
     given = config["arguments"]
     size = given["input_size"]
     grid = (size, size) if isinstance(size, int) else tuple(size)
-    aspect = given.get("min_aspect") or 0.3
+    aspect = given.get("min_aspect") or config.get("defaults", {}).get("min_aspect", 0.3)
     return (
         grid,
         given["num_masking_patches"],

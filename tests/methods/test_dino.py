@@ -82,6 +82,9 @@ def test_two_steps_are_the_official_ones(name):
     state, arrays, about = load(name)
     config, arrays = about["config"], {key: torch.as_tensor(value) for key, value in arrays.items()}
     method = built(config)
+    trunk, block = config["backbone"], method.encoder.trunk.blocks[0]
+    assert block.mlp.fc1.out_features == trunk["mlp_ratio"] * trunk["embed_dim"]
+    assert (block.attn.qkv.bias is not None) == trunk["qkv_bias"] and config["head"]["in_dim"] == method.encoder.dim
     wrapped = {"student": {"module." + n: v for n, v in state.items()}, "teacher": state}
     assert official.load_method(method, wrapped | {"dino_loss": {"center": torch.zeros_like(method.centre)}}) == (
         [],
@@ -208,8 +211,13 @@ def test_head_is_the_official_one(name):
         if want is not None:
             assert_close(parameter.grad.norm(), want, 1e-3, 1e-6, n)
     before = {n: value.clone() for n, value in head.state_dict().items()}
-    assert_close(head.train()(x), arrays["y_train"] if "y_train" in arrays else arrays["y_eval"], 1e-4, 1e-5)
+    y = head.train()(x)
+    assert_close(y, arrays["y_train"] if "y_train" in arrays else arrays["y_eval"], 1e-4, 1e-5)
     assert all(torch.equal(value, before[n]) for n, value in head.state_dict().items())
+    for n in state:
+        if n.endswith("num_batches_tracked"):  # one batch was trained on
+            head.get_submodule(n.rpartition(".")[0]).take_in()
+            assert head.get_buffer(n) == state[n] + 1
 
 
 @pytest.mark.parametrize("name", cases("dino_vit"))
@@ -243,6 +251,9 @@ def test_initial_weights_have_the_official_statistics(name):
     for n, (mean, std, low, high, number) in (trunk | head).items():
         values = torch.cat(pooled[n])
         assert len(values) == number, n
+        assert float(values.mean()) == pytest.approx(mean, abs=8.5 * std / number**0.5 + 1e-7), (
+            n
+        )  # six errors of a difference
         if std == 0:
             assert values.min() == values.max() == pytest.approx(mean), n
         elif number > 2000:

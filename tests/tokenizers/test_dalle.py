@@ -24,11 +24,13 @@ def sizes(config):
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
     """Files of both networks of the first cases, as options of a tokenizer, and their vocabulary."""
-    folder, given = tmp_path_factory.mktemp("dalle"), {}
+    folder, given, told = tmp_path_factory.mktemp("dalle"), {}, []
     for name in ("encoder", "decoder"):
         state, _, about = load(cases(f"dalle_{name}")[0])
         save_file(state, folder / f"{name}.safetensors")
         given[name] = str(folder / f"{name}.safetensors")
+        told.append(sizes(about["config"]))
+    assert told[0] == told[1]  # a pair, whose every size is an option of one tokenizer
     return given | sizes(about["config"]), about["config"]["vocab_size"]
 
 
