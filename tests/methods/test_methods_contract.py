@@ -141,11 +141,11 @@ def test_training_goes_on_to_the_bit_from_a_file(case, method, batch, mask, tmp_
     """All state is in the weights, the buffers, the optimiser, and the step."""
     torch.set_num_threads(1)
     whole = built(*case)
-    for _ in train(whole, optimiser(whole), batch, mask, range(4)):
+    for _ in train(whole, optimiser(whole), batch, mask, range(3)):
         pass
     first = optimiser(method)
-    for step, _ in enumerate(train(method, first, batch, mask, range(4))):
-        if step == 1:
+    for step, _ in enumerate(train(method, first, batch, mask, range(3))):
+        if step == 0:
             save_file({n: v.clone().contiguous() for n, v in method.state_dict().items()}, tmp_path / "m.safetensors")
             torch.save(first.state_dict(), tmp_path / "o.pt")
             break
@@ -153,6 +153,6 @@ def test_training_goes_on_to_the_bit_from_a_file(case, method, batch, mask, tmp_
     again.load_state_dict(load_file(tmp_path / "m.safetensors"))
     second = optimiser(again)
     second.load_state_dict(torch.load(tmp_path / "o.pt", weights_only=True))
-    for _ in train(again, second, batch, mask, range(2, 4)):
+    for _ in train(again, second, batch, mask, range(1, 3)):
         pass
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
