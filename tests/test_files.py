@@ -466,3 +466,156 @@ def test_every_file_that_a_run_leaves_may_be_a_link_and_nothing_is_written_outsi
             mimlab.pretrain(cfg)
         assert "\n" not in str(told.value) and mine.read_text() == "mine", name
     assert len(left) > 8
+
+
+@pytest.fixture
+def received(folder, tmp_path, monkeypatch):
+    """`make(field, name)`: a run folder runs/evil whose settings name a payload, which lies in the run, beside it and here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(trusted.VARIABLE, raising=False)
+    monkeypatch.setenv("MIMLAB_ROOT", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def make(field, name):
+        run = folder("runs/evil", [{"step": 1, "loss": 1.0}])
+        for place in (tmp_path, tmp_path / "runs", run.path):
+            (place / "payload_sent.py").write_text(f"open({str(tmp_path / 'RAN')!r}, 'w').close()")
+        about = json.loads((run.path / "config.json").read_text())
+        about["settings"][field] = name
+        (run.path / "config.json").write_text(json.dumps(about))
+        return run
+
+    return make
+
+
+SENT = ["payload_sent.x", "runs.payload_sent", "runs.evil.payload_sent", "evil.payload_sent"]
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    list(zip(["mask", "method", "data", "tokenizer"], SENT, strict=True))
+    + [pytest.param("encoder", name, marks=pytest.mark.slow) for name in SENT],
+)
+def test_nothing_of_a_received_run_is_executed_by_any_command(received, tmp_path, capsys, field, name):
+    from mimlab import compare
+    from mimlab.__main__ import main
+    from mimlab.looking import film
+    from mimlab.study import results
+
+    run = received(field, name)
+    for command in (
+        ["report", str(run.path)],
+        ["export", str(run.path), "--format", "timm", "--out", "x"],
+        ["evaluate", "--run", str(run.path), "--evaluation", "knn"],
+        ["study", "status", "runs"],
+    ):
+        main(command)
+    for look in (lambda: compare.who(compare.select("runs/*", "runs")), lambda: film.read(run)):
+        try:
+            look()
+        except Refused as error:
+            assert "\n" not in str(error)
+    job = {"name": "evil", "folder": "runs/evil", "settings": {field: name}, "varied": [{field: name}]}
+    job["tasks"] = [{"kind": "pretrain", "name": "pretrain", "folder": "runs/evil", "notebook": "x.ipynb"}]
+    job["tasks"][0]["parameters"] = {field: name}
+    (tmp_path / "runs" / results.GRID).write_text(json.dumps({"name": "s", "scale": None, "about": "", "jobs": [job]}))
+    main(["study", "status", "runs"])
+    assert not (tmp_path / "RAN").exists() and "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", ["04_reconstructions", "07_compare", "05_attention", "06_evaluate", "11_features"])
+@pytest.mark.parametrize("name", SENT[::2])
+def test_nothing_of_a_received_run_is_executed_in_a_kernel(received, tmp_path, notebook, name):
+    import subprocess
+    import sys
+
+    run, root = received("mask", name), os.path.dirname(os.path.dirname(mimlab.__file__))
+    given = ["runs", str(run.path)] if notebook == "07_compare" else ["run", str(run.path)]
+    command = [sys.executable, "-m", "mimlab", "run", f"{root}/notebooks/{notebook}.ipynb", "-p", *given]
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path / "x.ipynb")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": root},
+    )
+    assert not (tmp_path / "RAN").exists(), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(  # the last two are told in a report, as far as they go
+    "content",
+    ["{}", "[]", "3"]
+    + [pytest.param(one, marks=pytest.mark.slow) for one in ('{"settings": {}}', '{"settings": {"method": 3}}')],
+)
+def test_a_run_without_settings_is_one_line_in_every_command(folder, tmp_path, capsys, content):
+    from mimlab.__main__ import main
+
+    run = folder("a", [{"step": 1, "loss": 1.0}])
+    (run.path / "config.json").write_text(content)
+    for command in (
+        ["report", str(run.path), "--out", str(tmp_path / "r.html")],
+        ["export", str(run.path), "--format", "timm", "--out", str(tmp_path / "x")],
+        ["evaluate", "--run", str(run.path), "--evaluation", "knn"],
+    ):
+        code, said = main(command), capsys.readouterr().err.strip().splitlines()
+        assert (code, len(said)) == (2, 1) or (code == 0 and command[0] == "report" and '"settings"' in content)
+
+
+def test_integers_and_strange_names_in_weights_are_one_line_by_evaluation(tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    from mimlab.__main__ import main
+
+    run = mimlab.pretrain(mimlab.Pretrain(**TINY, out=str(tmp_path)))
+    capsys.readouterr()
+    state = load_file(run.path / "method.safetensors")
+    first = next(iter(state))
+    damages = [
+        {name: value.to(torch.int8) for name, value in state.items()},
+        {name: value for name, value in state.items() if name != first},
+        state | {"more": torch.ones(2)},
+        state | {first: torch.ones(1, 1, 1, 1, 1)},
+        state | {first: torch.full_like(state[first], float("nan"))},
+    ]
+    for damage in damages:
+        save_file(damage, run.path / "method.safetensors")
+        assert main(["evaluate", "--run", str(run.path), "--evaluation", "knn"]) in (1, 2)
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [2_000, 40_000, 120_000, 400_000])
+def test_a_disk_that_is_full_is_one_line_and_a_resume_ends_as_if_it_had_not_been(tmp_path, room):
+    """No file grows above `room` bytes in a child, as on a full disk."""
+    import subprocess
+    import sys
+
+    given = TINY | {"updates": "5", "checkpoint_every": 1, "out": str(tmp_path), "film": 2}
+    code = (
+        "import json, resource, signal, sys, mimlab, mimlab.train, mimlab.__main__\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, resource.RLIM_INFINITY))\n"
+        "given = json.loads(sys.argv[1])\n"
+        "sys.exit(mimlab.__main__.main(['pretrain', *(f'--{name}={json.dumps(value) if isinstance(value, dict) "
+        "else value}' for name, value in given.items())]))"
+    )
+    mimlab.data.open("emoji", size=mimlab.Pretrain(**given).resolved().cache_size)
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(given)], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    if done.returncode:
+        assert done.returncode == 2 and "cannot" in done.stderr.strip().splitlines()[-1]
+    assert mimlab.pretrain(mimlab.Pretrain(**given)).finished
+
+
+def test_a_run_folder_that_is_gone_while_it_trains_is_told(tmp_path):
+    import shutil
+
+    cfg = mimlab.Pretrain(**TINY | {"updates": "5"}, out=str(tmp_path))
+
+    def gone(row):
+        shutil.rmtree(cfg.folder(), ignore_errors=True)
+
+    with pytest.raises(Refused) as told:
+        mimlab.pretrain(cfg, gone)
+    assert "\n" not in str(told.value) and cfg.folder().name in str(told.value)
