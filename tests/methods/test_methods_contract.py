@@ -11,6 +11,15 @@ from mimlab.find import find, names
 from mimlab.masks import pixels
 from mimlab.methods import Filled, Method, Progress, judged
 
+# What trains for long: in the default tests each method's first and last form, and the first with each encoder.
+FIRST = {changes.get("encoder"): (name, changes) for name, changes in reversed(CASES)}
+LAST = dict(CASES)
+LONG = [
+    one if not one[1] or one[1] is LAST[one[0]] or one in FIRST.values() else pytest.param(one, marks=pytest.mark.slow)
+    for one in CASES
+]
+long = pytest.mark.parametrize("case", LONG, ids=said, indirect=True)
+
 
 @pytest.fixture(params=CASES, ids=said)
 def case(request):
@@ -122,6 +131,7 @@ def test_what_is_deployed_is_the_encoder(method, batch):
     assert deployed.features(batch.images).shape == (4, deployed.dim) and deployed.dim == method.encoder.dim
 
 
+@long
 def test_one_batch_overfits(case, method, batch, mask):
     """Of CIM, whose enhancer sees other tokens at each step, the generator does.
 
@@ -137,6 +147,7 @@ def test_one_batch_overfits(case, method, batch, mask):
     assert found[-1] < 0.8 * found[0] and outputs[-1].loss < outputs[0].loss, found
 
 
+@long
 def test_training_goes_on_to_the_bit_from_a_file(case, method, batch, mask, tmp_path):
     """All state is in the weights, the buffers, the optimiser, and the step."""
     torch.set_num_threads(1)
