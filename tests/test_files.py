@@ -541,6 +541,7 @@ def test_nothing_of_a_received_run_is_executed_in_a_kernel(received, tmp_path, n
     )
     assert not (tmp_path / "RAN").exists(), done.stderr
     assert "Traceback" not in done.stderr
+    assert notebook == "07_compare" or f"use --trust {name}" in done.stderr
 
 
 @pytest.mark.parametrize(  # the last two are told in a report, as far as they go
