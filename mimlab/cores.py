@@ -9,9 +9,12 @@ to work there is none at all (measured: notebooks/README.md).
 import contextlib
 import math
 import os
+import re
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+from mimlab.errors import Refused
 
 WAIT, PASSIVE = 2_000, 0  # turns of an active wait: where nothing is known, and beside others
 WINDOW = 0.3  # s of looking what others do
@@ -57,14 +60,43 @@ def free():
     return max(1, min(allowed(), round((os.cpu_count() or 1) - taken)))
 
 
+def memory(root="/"):
+    """Bytes that this process may use: the machine's, or what its control group (version 2) allows; None where nothing tells."""
+    try:
+        found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    except (AttributeError, ValueError, OSError):  # Windows does not tell
+        found = []
+    base = Path(root) / "sys/fs/cgroup"
+    with contextlib.suppress(OSError, ValueError):
+        for line in (Path(root) / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, inside = line.split(":", 2)
+            here = base / inside.lstrip("/")
+            for group in [] if controllers else [here, *here.parents]:
+                with contextlib.suppress(OSError, ValueError):
+                    found.append(int((group / "memory.max").read_text()))
+    return min(found, default=None)
+
+
+def room(needed, what):
+    """Refuse work that needs more bytes than `memory` has, before they are taken; `what` says what takes them, and what would not."""
+    there = memory()
+    if there is not None and needed > there:
+        raise Refused(f"{what}: {needed / 1e9:,.1f} GB, and there are {there / 1e9:,.1f} GB")
+
+
+def asked():
+    """Threads that $OMP_NUM_THREADS asks for, 1 to 4096; None where it says nothing, nothing plain, or a list for nested ones."""
+    said = os.environ.get("OMP_NUM_THREADS", "").strip()
+    return int(said) if re.fullmatch("[0-9]{1,4}", said) and 0 < int(said) <= 4096 else None
+
+
 @contextlib.contextmanager
 def threads(kept=None, processes=1):
     """Within, torch works with `kept` threads, else with $OMP_NUM_THREADS, else with a share of `free`; yields how many."""
     import torch
 
     before = torch.get_num_threads()
-    said = os.environ.get("OMP_NUM_THREADS", "")
-    count = kept or (int(said) if said.isdecimal() and int(said) else max(1, free() // processes))
+    count = kept or asked() or max(1, free() // processes)
     torch.set_num_threads(count)
     try:
         yield count

@@ -184,6 +184,22 @@ def check_options(field, given, function, reserved=()):
         _check_value(field, name, value, *known[name])
 
 
+def checks(field, reserved=()):
+    """A decorator: keyword options of each call are checked as `check_options` does it, whoever calls."""
+
+    def of(function):
+        @functools.wraps(function)
+        def called(*args, **given):
+            known = kinds_of(function)
+            own = {name: value for name, value in given.items() if name in known and name not in reserved}
+            check_options(field, own, function)
+            return function(*args, **given)
+
+        return called
+
+    return of
+
+
 def _check_value(field, name, value, allowed, none):
     if kinds.fits(value, allowed, none):
         return

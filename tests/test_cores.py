@@ -10,6 +10,7 @@ import torch
 
 from mimlab import cores
 from mimlab.cores import Sample
+from mimlab.errors import Refused
 
 
 @pytest.fixture
@@ -109,3 +110,44 @@ def test_a_run_goes_on_with_the_threads_that_it_was_begun_with(folder):
     for said, kept in ((3, 3), ("3", None), (0, None), (True, None), (10**9, None)):
         path.write_text(json.dumps(about | {"threads": said}))
         assert run.threads == kept
+
+
+@pytest.mark.parametrize(
+    ("said", "asked"),
+    [("3", 3), (" 2 ", 2), ("4,2", None), ("1e3", None), ("x", None), ("", None), ("0", None), ("-1", None), ("9" * 5000, None), ("99999", None), ("\u0664", None)],
+)  # fmt: skip
+def test_a_number_of_threads_that_is_none_asks_for_nothing(said, asked, monkeypatch):
+    from mimlab.study import local
+
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert cores.asked() == asked
+    with cores.threads() as count:
+        assert count >= 1 and (asked is None or count == asked)
+    assert local.run([]) == []
+
+
+def test_memory_is_what_the_control_group_allows(tmp_path):
+    whole = cores.memory()
+    assert 2**28 < whole < 2**50 and cores.memory(tmp_path) >= whole
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/a/b\n")
+    (tmp_path / "sys/fs/cgroup/a/b").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/a/b/memory.max").write_text("max\n")
+    (tmp_path / "sys/fs/cgroup/a/memory.max").write_text("12345678\n")
+    assert cores.memory(tmp_path) == 12345678
+
+
+def test_work_that_does_not_fit_names_both_sizes(monkeypatch):
+    from mimlab import encoders
+
+    monkeypatch.setattr(cores, "memory", lambda: 10**6)
+    with pytest.raises(Refused, match=r"a table: 0.0 GB, and there are 0.0 GB"):
+        cores.room(2 * 10**6, "a table")
+    vit = encoders.create("vit", 32, 2, dim=24, depth=2, heads=3).eval()
+    with pytest.raises(Refused, match="attention of 2 layers of 2 images with 257 tokens; .*image_size"):
+        vit.attention(torch.rand(2, 3, 32, 32), [0, 1])
+    with pytest.raises(Refused, match="bias = 'shared' of 1,025 tokens .*absolute = True"):
+        encoders.create("beit", 64, 2, dim=24, depth=2, heads=3)
+    encoders.create("beit", 64, 2, dim=24, depth=2, heads=3, bias="none", absolute=True)
+    with pytest.raises(Refused, match="514 x 512 patches of 2 pixels, and 65,536 is the most"):
+        vit(torch.empty(1, 3, 1028, 1024))

@@ -100,15 +100,11 @@ def check_folder(folder):
 
 def fitting(path):
     """Refuse a file larger than this machine's memory, such as one of holes alone, before it is read."""
-    import os
+    from mimlab.cores import memory
 
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows does not tell
-        return
-    size = path.stat().st_size
-    if size > memory:
-        raise Refused(f"{path} has {size:,} bytes, more than this machine's memory ({memory:,})")
+    size, there = path.stat().st_size, memory()
+    if there is not None and size > there:
+        raise Refused(f"{path} has {size:,} bytes, more than this machine's memory ({there:,})")
 
 
 def allowed():

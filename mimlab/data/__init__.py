@@ -62,8 +62,13 @@ def check(name, given, field="data_args"):
     for option, default in known.items():
         if default is inspect.Parameter.empty and option not in given:
             raise Refused(f"{field}: {name} needs the option {shown(option)}")
+    find.check_options(field, {one: value for one, value in given.items() if one not in SETTINGS}, source(name).load)
     if given.get("unreadable", "error") not in ("error", "skip"):
         raise Refused(f"{field}: unreadable = {shown(given['unreadable'])} should be 'error' or 'skip'")
+    if "background" in given:
+        from mimlab.data.cache import colour
+
+        colour(given["background"])
     if "range" in given:
         from mimlab.data._decode import checked
 

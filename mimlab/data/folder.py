@@ -18,6 +18,7 @@ import zipfile
 import zlib
 from collections import Counter, namedtuple
 from pathlib import Path, PurePosixPath
+from typing import Annotated
 
 import numpy as np
 
@@ -50,7 +51,16 @@ def fingerprint(split, **options):
     return opened(split, **options).fingerprint
 
 
-def load(split, *, path, label="label", split_column="split", holdout=0.2, train_split=None, test_split=None):
+def load(
+    split,
+    *,
+    path: str,
+    label: str | None = "label",
+    split_column: str | None = "split",
+    holdout: Annotated[float, (0.0, 1.0)] = 0.2,
+    train_split: str | None = None,
+    test_split: str | None = None,
+):
     """A `Listed` of the images, with labels where there are classes and `label` is not None.
 
     label, split_column: columns of a zip's index; None for none. holdout: share of a set without test split.

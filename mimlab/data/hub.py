@@ -60,13 +60,13 @@ def fingerprint(
 def load(
     split,
     *,
-    id,
-    image="image",
-    label="label",
-    config=None,
-    revision=None,
-    train_split="train",
-    test_split="test",
+    id: str,
+    image: str = "image",
+    label: str | None = "label",
+    config: str | None = None,
+    revision: str | None = None,
+    train_split: str = "train",
+    test_split: str = "test",
 ):
     """A `Listed` of the images, with labels unless `label` is None. Rows without an image or label are told by number.
 

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mimlab.cores import room
 from mimlab.errors import Refused, shown
 from mimlab.find import check_options, find, names
 from mimlab.layers import Normalise, check_images, patchify, weightless
 from mimlab.linear import untouched
-from mimlab.masks import visible_ids
+from mimlab.masks import PATCHES, visible_ids
 
 POOLS = ("mean", "cls")
 
@@ -214,7 +215,13 @@ class Encoder(nn.Module):
                 f"images of {height} x {width} pixels are no whole number of {self.patch}-pixel patches; the nearest "
                 f"that are: {' x '.join(str(max(1, round(side / self.patch)) * self.patch) for side in (height, width))}"
             )
-        return height // self.patch, width // self.patch
+        grid = height // self.patch, width // self.patch
+        if grid[0] * grid[1] > PATCHES:
+            raise Refused(
+                f"images of {height} x {width} pixels are {grid[0]} x {grid[1]} patches of {self.patch} pixels, and "
+                f"{PATCHES:,} is the most; use smaller images"
+            )
+        return grid
 
     def positions_at(self, grid):
         """`positions()` for images of another `grid`: the patches' table interpolated, the prefix's as it is."""
@@ -316,6 +323,12 @@ class Encoder(nn.Module):
         wrong = [layer for layer in layers if not 0 <= layer < self.depth]
         if wrong:
             raise Refused(f"layers = {wrong}: this encoder has layers 0 to {self.depth - 1}")
+        tokens = self.prefix + math.prod(self.cells(images))
+        room(
+            (images.device.type == "cpu") * 4 * len(images) * self.heads * tokens**2 * (len(set(layers)) + 1),
+            f"attention of {len(set(layers))} layers of {len(images)} images with {tokens:,} tokens; ask for fewer, or use "
+            "a smaller image_size",
+        )
         x, shared, found = self.embed(images), self.shared_bias(), {}
         for index in range(max(layers) + 1):
             if index in layers:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import torch
 
 from mimlab import blocks, kinds
+from mimlab.cores import room
 from mimlab.encoders import Encoder, build, sized
 from mimlab.errors import Refused, shown
 from mimlab.layers import sincos_2d
@@ -42,6 +43,13 @@ def create(
     full, spec = sized(name, KNOWN, image_size, patch, dim, depth, heads, normalise, SIZES)
     if absolute == "sincos" and spec.get("embed_dim", 4) % 4:
         raise Refused(f"encoder_args: dim = {dim} cannot have sincos positions: it must be a multiple of 4")
+    if bias != "none":
+        tokens, layers = spec["img_size"][0] // patch * (spec["img_size"][1] // patch) + 1, spec.get("depth", 12)
+        room(
+            8 * tokens**2 * (layers if bias == "per_block" else 1) + 4 * spec.get("num_heads", 12) * tokens**2,
+            f"encoder_args: bias = '{bias}' of {tokens:,} tokens takes a table of all their pairs; use bias = 'none' with "
+            "absolute = True, a larger patch_size or smaller images",
+        )
     spec |= {
         "global_pool": "token",
         "use_abs_pos_emb": bool(absolute),

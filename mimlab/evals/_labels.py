@@ -10,6 +10,9 @@ import numpy as np
 from mimlab import data
 from mimlab.data.cache import digest
 from mimlab.errors import Refused, shown
+from mimlab.find import checks
+
+options_checked = checks("evaluation_args", reserved=("seed", "device", "cache"))
 
 
 def check(train, test):

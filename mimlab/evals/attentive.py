@@ -20,9 +20,8 @@ from torch import nn
 from torch.nn.functional import layer_norm
 
 from mimlab import kinds
-from mimlab.errors import Refused
 from mimlab.evals._cache import features
-from mimlab.evals._labels import check
+from mimlab.evals._labels import check, options_checked
 from mimlab.evals._probe import probe
 from mimlab.evals.linear import views
 
@@ -66,6 +65,7 @@ class Attentive(nn.Module):
         return self.proj(value + self.v.bias)
 
 
+@options_checked
 def evaluate(
     encoder,
     train,
@@ -85,8 +85,6 @@ def evaluate(
     random crops of each training image are stored and learnt from in turns, 0: the image itself.
     """
     classes = check(train, test)
-    if epochs < 1:
-        raise Refused(f"evaluation_args: epochs = {epochs} must be 1 or more")
     if device is not None:
         encoder.to(device)
     stored = [

@@ -17,7 +17,7 @@ import torch
 from mimlab import data
 from mimlab.distributed import generator_for
 from mimlab.errors import Refused
-from mimlab.evals._labels import check
+from mimlab.evals._labels import check, options_checked
 from mimlab.evals._result import ranked
 from mimlab.evals.knn import pooled
 from mimlab.looking.probing import linear
@@ -25,6 +25,7 @@ from mimlab.looking.probing import linear
 SHARES = {"10pct": 0.1, "1pct": 0.01}
 
 
+@options_checked
 def evaluate(
     encoder,
     train,

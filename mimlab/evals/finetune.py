@@ -22,7 +22,7 @@ from mimlab import kinds
 from mimlab.distributed import generator_for
 from mimlab.errors import Refused, shown
 from mimlab.evals._augment import Views, order, policy, seeded
-from mimlab.evals._labels import check
+from mimlab.evals._labels import check, options_checked
 from mimlab.evals._recipes import RECIPES
 from mimlab.evals._result import diverged, ranked
 from mimlab.evals._views import Centre, side
@@ -90,6 +90,7 @@ def layer_groups(model, depth, weight_decay, decay, spared=("pos_embed", "cls_to
     return list(groups.values())
 
 
+@options_checked
 def evaluate(
     encoder,
     train,

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from mimlab.errors import Refused, shown
 from mimlab.evals._cache import features
-from mimlab.evals._labels import check
+from mimlab.evals._labels import check, options_checked
 from mimlab.evals._result import ranked
 from mimlab.layers import lost
 
@@ -46,6 +46,7 @@ def accuracy(votes, labels):
     return {"top1": found["top1"], "top5": found["top5"]}
 
 
+@options_checked
 def evaluate(
     encoder,
     train,

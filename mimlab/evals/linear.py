@@ -30,7 +30,7 @@ from torch import nn
 from mimlab import kinds
 from mimlab.errors import Refused
 from mimlab.evals._cache import features
-from mimlab.evals._labels import check, split
+from mimlab.evals._labels import check, options_checked, split
 from mimlab.evals._probe import HELD, probe
 from mimlab.evals._result import ranked
 from mimlab.looking.features import names, walk
@@ -45,6 +45,7 @@ FEW = 10_000  # training images up to which the regression is solved too; with m
 LAST, LARGE = 4, 768  # blocks of dino's ViT-S; the width from which it reads the last block only, as for its ViT-B
 
 
+@options_checked
 def evaluate(
     encoder,
     train,
@@ -69,8 +70,6 @@ def evaluate(
     """
     classes = check(train, test)
     table = PROTOCOLS[protocol]
-    if epochs is not None and epochs < 1:
-        raise Refused(f"evaluation_args: epochs = {epochs} must be 1 or more")
     epochs = table["epochs"] if epochs is None else epochs
     if device is not None:
         encoder.to(device)

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import normalize
 
 from mimlab.errors import Refused
-from mimlab.evals._labels import check
+from mimlab.evals._labels import check, options_checked
 from mimlab.evals._result import imbalance
 from mimlab.evals.knn import pooled
 
@@ -41,6 +41,7 @@ def precisions(gallery, labels, queries, truth, chunk=None):
     return torch.cat(averages), torch.cat(firsts)
 
 
+@options_checked
 def evaluate(encoder, train, test, *, pool: Literal["mean", "cls"] = "mean", device=None, cache=None):
     """Test images as queries, training images as gallery: `map`, `recall@1`, `recall@5`, `recall@10` in percent, and more.
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from mimlab import strict
-from mimlab.cores import allowed
+from mimlab.cores import allowed, asked
 from mimlab.errors import Refused
 from mimlab.study.worker import ELSEWHERE
 
@@ -46,7 +46,7 @@ def run(jobs, at_once=1, retry=False, tell=print):
     if at_once < 1:
         raise Refused(f"jobs = {at_once}: at least one at a time")
     cores = allowed()
-    threads = max(1, min(cores // at_once, int(os.environ.get("OMP_NUM_THREADS") or cores)))
+    threads = max(1, min(cores // at_once, asked() or cores))
     waiting, running, elsewhere, ended = list(jobs), {}, [], 0
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -157,3 +157,20 @@ def test_opening_a_folder_imports_nothing_heavy(pictures):
     )
     runs = [subprocess.run([sys.executable, "-c", program], capture_output=True, text=True) for _ in range(2)]
     assert [r.stdout.split() for r in runs] == [["9", "False", "False"]] * 2, runs[0].stderr
+
+
+@pytest.mark.parametrize("name", data.sources())
+def test_options_of_every_source_are_checked_before_anything_is_read(name):
+    from mimlab import find, kinds
+
+    load = data.source(name).load
+    needed = {option: "x" for option, default in find.options(load).items() if default is find.inspect.Parameter.empty}
+    for option, known in find.kinds_of(load).items():
+        assert known[0], f"{option} of {name} has no kind"
+        for value in (float("nan"), float("inf"), -1, [], {}, object(), "a\0b", True):
+            if not kinds.fits(value, *known):
+                with pytest.raises(Refused, match=f"^data_args: {option} = "):
+                    data.check(name, needed | {option: value})
+    for option, value in (("range", "wide"), ("unreadable", 1), ("background", 3)):
+        with pytest.raises(Refused, match=option):
+            data.check(name, needed | {option: value})

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import mimlab
-from mimlab import data
+from mimlab import data, kinds
 from mimlab.data.cache import Stored
 from mimlab.errors import Refused
 from mimlab.evals import side_by_side
-from mimlab.find import find, names, options
+from mimlab.find import find, kinds_of, names, options
 
 TINY = {
     "method": "mae",
@@ -206,8 +206,25 @@ def test_refusals(given, said, run):
         mimlab.evaluate(mimlab.Evaluate.read({"run": str(run.path)} | given))
 
 
-@pytest.mark.parametrize(("name", "lr"), [("linear", float("inf")), ("attentive", 1e37), ("finetune", 1e30)])
+@pytest.mark.parametrize(("name", "lr"), [("linear", 1000.0), ("attentive", 1000.0), ("finetune", 1000.0)])
 def test_what_diverged_is_no_number(name, lr, run):
     train, test = run.data("train"), run.data("test")
     with pytest.raises(FloatingPointError, match="smaller lr"):
         find("evals", name).evaluate(run.encoder(), train, test, **(QUICK[name] | {"lr": lr}))
+
+
+@pytest.mark.parametrize("name", names("evals"))
+def test_options_are_checked_whoever_calls(name):
+    """Before the encoder or the images are touched: here there are none."""
+    module = find("evals", name)
+    known = kinds_of(module.evaluate)
+    wrong = {option: [float("nan"), float("inf"), -1, "two", [], {}, object()] for option in known}
+    asked = 0
+    for option, values in wrong.items():
+        for value in values if option not in ("seed", "device", "cache") else ():
+            if kinds.fits(value, *known[option]):
+                continue
+            asked += 1
+            with pytest.raises(Refused, match=f"^evaluation_args: {option} = "):
+                module.evaluate(None, None, None, **{option: value})
+    assert asked > 4
