@@ -15,6 +15,16 @@ DIVERGED = 3  # times the first step's loss, from which on a line says so
 TOKENISED, AT_ONCE = 1000, 100  # images whose tokens are counted before the first step, and how many at a time
 
 
+def diverged(loss, first, step, quiet=False):
+    """{"diverged": 1} for a line whose mean loss is far above the first loss, which is also said unless `quiet`; else {}."""
+    if loss <= DIVERGED * abs(first) + 1:
+        return {}
+    if not quiet:
+        said = f"loss = {loss:.4g} at step {step}, far above the first, {first:.4g}: training diverges"
+        print(f"warning: {said}; a smaller lr or clip = 1 often helps", file=sys.stderr)
+    return {"diverged": 1}
+
+
 class Log:
     """Collects what the steps report and writes a line of metrics.jsonl every so often."""
 
@@ -81,14 +91,10 @@ class Log:
         self.began = time.perf_counter()
 
     def judged(self, step, loss):
-        """{"diverged": 1} for a line whose loss is far above the first one, which is also said once; else {}."""
-        if loss <= DIVERGED * abs(self.first) + 1:
-            return {}
-        if not self.warned and self.accelerator.is_main_process:
-            said = f"loss = {loss:.4g} at step {step}, far above the first, {self.first:.4g}: training diverges"
-            print(f"warning: {said}; a smaller lr or clip = 1 often helps", file=sys.stderr)
-        self.warned = True
-        return {"diverged": 1}
+        """See `diverged`; said once, by the first process."""
+        found = diverged(loss, self.first, step, self.warned or not self.accelerator.is_main_process)
+        self.warned = self.warned or bool(found)
+        return found
 
     def memory_mb(self):
         """Peak memory of the run since it began or went on, of the process that has the largest."""

@@ -21,6 +21,7 @@ from mimlab.detection.recipes import DROPS
 from mimlab.distributed import generator_for, mine, rank, world
 from mimlab.errors import Refused, reason, shown
 from mimlab.layers import lost
+from mimlab.log import diverged
 from mimlab.parallel import counted
 from mimlab.progress import Bar, say
 from mimlab.run import Run, versions, write
@@ -183,6 +184,7 @@ def _train(cfg, run, report):
 
     learn()
     done, pending, images_since, clock = first, [], 0, time.perf_counter()
+    level, warned = next((row["loss"] for row in run.metrics() if "loss" in row), None), False
     loader = DataLoader(batches, batch_size=None, sampler=range(first, steps), num_workers=cfg.workers)
     with stopping() as stop, contextlib.closing(bar):
         for step, (images, targets) in enumerate(loader, first):
@@ -211,10 +213,14 @@ def _train(cfg, run, report):
                     raise FloatingPointError(
                         f"loss = {means['loss']} before step {done}; a smaller lr than {cfg.lr}, or clip = 1, often helps"
                     )
+                level = means["loss"] if level is None else level
+                far = diverged(means["loss"], level, done, warned)
+                warned = warned or bool(far)
                 speed = images_since / (time.perf_counter() - clock)
                 tell(
                     {n: round(v, 6) for n, v in means.items()}
                     | {"lr": learning_rate(step, steps, warmup, cfg.lr), "images_per_s": round(speed, 2)}
+                    | far
                 )
                 pending, images_since, clock = [], 0, time.perf_counter()
             if epoch_ends and cfg.evaluate_every and (done // batches.each) % cfg.evaluate_every == 0 and done < steps:

@@ -259,3 +259,12 @@ def test_the_papers_recipe():
     )
     assert model.backbone.layers == (3, 5, 7, 11) and model.roi_heads.box_head.fc6.out_features == 1024
     assert model.rpn.anchor_generator.sizes == ((32,), (64,), (128,), (256,), (512,))
+
+
+def test_a_loss_far_above_the_first_is_told(tmp_path, capsys):
+    rows = []
+    try:
+        train(Detect(out=str(tmp_path), run="far", **(TINY | {"lr": 1.0, "epochs": 3})), report=rows.append)
+    except FloatingPointError:
+        assert rows  # not finite in the end, which is told too
+    assert any(row.get("diverged") for row in rows) and capsys.readouterr().err.count("training diverges") == 1
