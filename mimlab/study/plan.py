@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mimlab import data, files, remote, strict
+from mimlab import files, remote, strict
 from mimlab.config import Evaluate, Pretrain
 from mimlab.errors import Refused, shown
 from mimlab.settings import place
@@ -163,6 +163,8 @@ def _pretrain(spec, settings, evaluations, known):
 
 def images(cfg):
     """{"data_args": ...} of an evaluation's own images with what they are in place of where they lie; {} where they cannot be read here."""
+    from mimlab import data
+
     try:
         where = data.location(cfg.data, cfg.data_args) if cfg.data else ()
         if not where or any(remote.away(cfg.data_args.get(name, "")) for name in where):  # nothing is fetched to plan

@@ -324,3 +324,9 @@ def test_the_status_of_a_folder_that_is_no_study_is_refused(here, capsys):
     assert main(["study", "status", "studies/other", "--scale", "cpu"]) == 2
     assert "scale = 'cpu': the folder 'studies/other' is of one scale" in capsys.readouterr().err
     assert main(["study", "status", "none.yaml"]) == 2
+
+
+def test_a_worker_begins_without_torch():
+    """It starts one kernel after another, each of which loads torch itself."""
+    code = "import sys, mimlab.study.worker, mimlab.study.local; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
