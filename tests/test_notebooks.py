@@ -165,6 +165,7 @@ def until(condition, patience=90):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_compare(runs):
     path = mimlab.execute(ROOT / "notebooks" / "07_compare.ipynb", {"out": str(runs("kmeans").parent.parent)})
     assert path.parent.name == "compared" and path.stat().st_size < 3_000_000

@@ -351,7 +351,8 @@ def test_methods_that_leave_patches_out_refuse_it_at_construction(method):
         mimlab.Pretrain(method=method, **SETTINGS).resolved()
 
 
-@pytest.mark.parametrize("method", [pytest.param("beit", marks=pytest.mark.slow), "simmim"])
+@pytest.mark.parametrize("method", ["beit", "simmim"])
+@pytest.mark.slow
 def test_methods_that_replace_patches_train_it(method, tmp_path):
     run = mimlab.pretrain(mimlab.Pretrain(method=method, out=str(tmp_path), **SETTINGS))
     losses = [row["loss"] for row in run.metrics() if "loss" in row]

@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 
 import mimlab
@@ -55,6 +56,10 @@ PARTS = {  # sized for the small encoder
 }
 MADE = {}  # each is built once
 CASES = [(name, changes) for name in names("methods") for changes in ({}, *VARIANTS.get(name, []))]
+# Of what takes long, the default tests have each method's first and last form, and the first with each encoder.
+_FIRST, _LAST = {changes.get("encoder"): (name, changes) for name, changes in reversed(CASES)}, dict(CASES)
+SOME = [one for one in CASES if not one[1] or one[1] is _LAST[one[0]] or one in _FIRST.values()]
+LONG = [one if one in SOME else pytest.param(one, marks=pytest.mark.slow) for one in CASES]
 
 
 class Photographs:

@@ -4,20 +4,13 @@ import inspect
 
 import pytest
 import torch
-from methods.method_cases import CASES, built, inputs, optimiser, said, train
+from methods.method_cases import CASES, LONG, built, inputs, optimiser, said, train
 from safetensors.torch import load_file, save_file
 
 from mimlab.find import find, names
 from mimlab.masks import pixels
 from mimlab.methods import Filled, Method, Progress, judged
 
-# What trains for long: in the default tests each method's first and last form, and the first with each encoder.
-FIRST = {changes.get("encoder"): (name, changes) for name, changes in reversed(CASES)}
-LAST = dict(CASES)
-LONG = [
-    one if not one[1] or one[1] is LAST[one[0]] or one in FIRST.values() else pytest.param(one, marks=pytest.mark.slow)
-    for one in CASES
-]
 long = pytest.mark.parametrize("case", LONG, ids=said, indirect=True)
 
 

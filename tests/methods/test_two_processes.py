@@ -1,11 +1,13 @@
 """Two processes with half of the images each make the step of one with all of them, for every method in every form."""
 
 import pickle
+import socket
+from functools import cache
 
 import pytest
 import torch
 import torch.multiprocessing as mp
-from methods.method_cases import CASES, built, inputs, said
+from methods.method_cases import CASES, LONG, SOME, built, inputs, said
 
 from mimlab.methods import Progress
 
@@ -23,11 +25,11 @@ def step(case, rows=slice(None)):
     return float(output.loss.detach()), gradients, dict(method.named_buffers())
 
 
-def worker(rank, world, port, folder):
+def worker(rank, world, port, folder, cases):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     share = 8 // world
-    found = {said(case): step(case, slice(rank * share, (rank + 1) * share)) for case in CASES}
+    found = {said(case): step(case, slice(rank * share, (rank + 1) * share)) for case in cases}
     with open(f"{folder}/{rank}.pkl", "wb") as handle:
         pickle.dump(found, handle)
     torch.distributed.destroy_process_group()
@@ -35,20 +37,25 @@ def worker(rank, world, port, folder):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory, home):
-    import socket
+    """case -> what each of two processes found; those of the default tests in one start, the others in another."""
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(worker, (2, port, str(folder)), nprocs=2)
-    return [pickle.loads((folder / f"{rank}.pkl").read_bytes()) for rank in range(2)]
+    @cache
+    def started(some):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        folder = tmp_path_factory.mktemp("ranks")
+        cases = [case for case in CASES if (case in SOME) == some]
+        mp.spawn(worker, (2, port, str(folder), cases), nprocs=2)
+        return [pickle.loads((folder / f"{rank}.pkl").read_bytes()) for rank in range(2)]
+
+    return lambda case: [found[said(case)] for found in started(case in SOME)]
 
 
-@pytest.mark.parametrize("case", CASES, ids=said)
+@pytest.mark.parametrize("case", LONG, ids=said)
 def test_two_halves_are_the_whole(case, ranks):
     loss, gradients, buffers = step(case)
-    (loss_a, own_a, kept_a), (loss_b, own_b, kept_b) = (found[said(case)] for found in ranks)
+    (loss_a, own_a, kept_a), (loss_b, own_b, kept_b) = ranks(case)
     assert (loss_a + loss_b) / 2 == pytest.approx(loss, rel=1e-5)
     assert own_a.keys() == own_b.keys() == gradients.keys()
     whole = float(torch.cat([want.flatten() for want in gradients.values()]).norm())
